@@ -102,7 +102,7 @@ fn print(answer: impl Display) -> ExitCode {
 
 /// Writes to standard error, if it can be written.
 fn complain(message: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{message}"); // The exit code is returned all the same.
+    let _ = writeln!(std::io::stderr(), "{message}"); // The exit code is returned nevertheless.
 }
 
 /// Reports a failure with its causes.

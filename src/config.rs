@@ -9,7 +9,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::authz::admin_key::AdminKey;
 use crate::authz::answer::{ErrorSettings, PayloadHeader, Responder};
 use crate::authz::api_key::ApiKeys;
 use crate::authz::authorizer::{Authorizer, FreshnessPolicy};
@@ -22,6 +21,7 @@ use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
 use crate::sources::files::{Stamp, Stamps};
 use crate::sources::ledger::{AdoptedKeys, Names};
+use crate::state::admin_key::AdminKey;
 
 mod access;
 mod check;
@@ -48,13 +48,12 @@ mod templates;
 pub(crate) use fault::shown_url;
 pub use fault::{Fault, Faults, KeyPath, Place};
 pub use file::{
-    ConfigFile, Detail, Errors, Limits, List, Log, LogDecisions, LogFormat, LogLevel, Permission, Read, Span,
-    SubjectFormat, When,
+    ConfigFile, Detail, Errors, Limits, List, Log, LogDecisions, LogFormat, LogLevel, Read, Span, SubjectFormat, When,
 };
 pub use issuers::{Introspection, IssuerConfig, KeySource};
 pub use listen::{CheckAddress, Listen, Tls};
 pub use requests::{Identity, Payload, TokenConfig};
-pub use revocation::{Redis, RedisUrl, Revocation, Store};
+pub use revocation::{Revocation, Store};
 pub use schema::schema;
 pub use service::{ReplayAlarm, Telemetry};
 pub use signals::Transmitter;
@@ -68,7 +67,7 @@ pub struct Config {
     pub issuers: Vec<IssuerConfig>,
     pub token: TokenConfig,
     pub proxy: ProxyTrust,
-    /// What clients may read of the protected resource.
+    /// The metadata of the protected resource for clients.
     pub resource: Option<ProtectedResource>,
     pub identity: Identity,
     /// How long proxies that ask over HTTP may keep an answer.
@@ -145,7 +144,7 @@ impl Config {
         };
         let (mut source, mut faults) = source::Source::parse(text);
         if faults.iter().any(|fault| fault.path == KeyPath::root()) {
-            return Err(failed(faults)); // Not YAML: there is nothing to check.
+            return Err(failed(faults)); // Not YAML: checking would be useless.
         }
         let schema = schema::Schema::new();
         faults.extend(env::apply(&mut source, &schema, env));
@@ -194,7 +193,7 @@ impl Config {
             freshness: self.freshness,
             introspection: Arc::new(self.introspection()),
             proxy: Arc::new(self.proxy.clone()),
-            nonces: None, // They are made with a secret of the fleet.
+            nonces: None, // Set later, with a secret of the fleet.
             verified: Arc::new(TokenCache::new(self.limits.token_cache())),
         }
     }
@@ -226,16 +225,16 @@ impl Config {
             None => responder,
         };
         let asks = self.issuers.iter().any(|issuer| issuer.trusted.proof == ProofUse::Required);
-        if asks { responder.asking_for_dpop() } else { responder }
+        if asks { responder.with_dpop_challenge() } else { responder }
     }
 
-    /// A rule that is for some MCP messages, if there is one: whoever asks must say which message a request carries.
+    /// A rule for certain MCP messages, if there is one: then callers must name the message that a request carries.
     #[must_use]
     pub fn rule_for_messages(&self) -> Option<&Rule> {
         self.rules.iter().find(|rule| rule.matches.as_ref().is_some_and(|matches| matches.mcp.is_some()))
     }
 
-    /// The files whose change requires a reload: the configuration itself and all that it names, with their
+    /// The files whose change requires a reload: the configuration itself and all files that it names, with their
     /// state before they were read.
     #[must_use]
     pub fn watched_files(&self) -> &Stamps {
@@ -261,7 +260,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
     let retention = issuers.iter().map(retained).max().unwrap_or_default();
     let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
-    if let Store::Redis(Redis { adopt: Some(adopt), .. }) = &revocation.store {
+    if let Store::Redis { adopt: Some(adopt), .. } = &revocation.store {
         let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
         // The key of a token expires with it: a token that was valid longer would be accepted again.
         for issuer in &mut issuers {

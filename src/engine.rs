@@ -1,6 +1,6 @@
 //! The engine: everything that decisions need, for every front end. Sources, reload, live streams, HTTP API.
 //!
-//! It does not handle signals, change limits of the process or end the process: [`crate::serve`] does, or the
+//! The engine does not handle signals, change limits of the process or end the process: [`crate::serve`] does, or the
 //! host process. Only this module and `serve` spawn.
 
 pub mod assemble;
@@ -131,7 +131,7 @@ impl Engine {
         self.tasks.spawn(name, task);
     }
 
-    /// The name of the first task that ends, by itself or by a panic. None does before [`Self::drain`].
+    /// The name of the first task that ends, by itself or by a panic: a fault before [`Self::drain`].
     pub async fn ended(&mut self) -> &'static str {
         tokio::select! {
             name = self.tasks.ended() => name,
@@ -144,7 +144,7 @@ impl Engine {
     pub async fn drain(self, patience: Duration) {
         self.drain.cancel();
         if !self.servers.finish(patience).await {
-            warn!(after = ?patience, "requests still in flight are cut off");
+            warn!(after = ?patience, "requests still in flight are aborted");
         }
         self.stop.cancel();
         self.tasks.finish(patience).await;
@@ -161,9 +161,9 @@ pub(crate) fn log_in_force(config: &Config) {
     let issuers: Vec<_> = config.issuers.iter().map(|issuer| issuer.trusted.name.as_str()).collect();
     let issuers = issuers.join(", ");
     let store = match &config.revocation.store {
-        Store::Embedded { path: None } => "embedded, in memory: a restart forgets every sign-out",
+        Store::Embedded { path: None } => "embedded, in memory: a restart loses every sign-out",
         Store::Embedded { path: Some(_) } => "embedded, in a file",
-        Store::Redis(_) => "redis",
+        Store::Redis { .. } => "redis",
     };
     let (rules, admin_keys, api_keys) = (config.rules.len(), config.admin_keys.len(), config.api_keys.iter().count());
     let max_staleness = humantime::format_duration(config.freshness.max_staleness).to_string();

@@ -6,9 +6,9 @@
 //! ```text
 //! authz     the decision, in its own crate (`doorward-authz`): claims → revocation → token → rule → authorizer → answer
 //! sources   the data of decisions: keys, the revocation ledger, its replica in this process
-//! state     the policy in force behind one pointer, and the revocations
-//! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
+//! state     the policy in force behind one pointer, with the admin keys, and the revocations
 //! config    from the written form to the usable one, all faults at once
+//! api       the protocol front ends: Envoy's gRPC, HTTP; all decide through `api::decide`
 //! engine    everything behind the front ends: wiring, supervision, reload, live streams, the HTTP API
 //! serve     the process: signals, the listener for checks, limits, drain, exit
 //! lint      finds dangerous settings in an Envoy configuration; one function per trap
@@ -17,7 +17,7 @@
 //! ```
 //!
 //! An arrow means "uses", and no edge goes back; a test reads the `use` lines:
-//! `main → cli → serve → engine → {api, config} → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
+//! `main → cli → serve → engine → api → config → state → sources → authz`, `metrics → {sources, authz}`, `traces → clock → authz`.
 //!
 //! # One request
 //!
@@ -41,8 +41,8 @@
 //!    `max_lifetime + leeway` after its `iat`, the time for which a revocation is kept.
 //! 4. A token issued in the second of a watermark is revoked; without `iat` by any watermark.
 //! 5. On the replica path a decision performs no I/O and holds no lock across a wait.
-//! 6. A revocation that was answered 2xx is in the store; a revocation that an instance knows applies until it expires,
-//!    whatever happens to the store.
+//! 6. A revocation that was answered 2xx is in the store; a revocation that an instance has applied stays in force
+//!    until it expires, whatever happens to the store.
 //! 7. A supervised task that ends unexpectedly ends the process; a bad configuration never replaces a
 //!    good one.
 //! 8. Token text, keys and secrets never reach a log, a metric, a trace or an error.

@@ -73,7 +73,7 @@ impl Found {
     }
 }
 
-/// The configuration of the Doorward behind this Envoy, as far as it is known.
+/// The configuration of the Doorward behind this Envoy, as far as the caller has it.
 pub struct Expected {
     /// The headers it sets: its identity headers.
     identity: Vec<String>,

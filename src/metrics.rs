@@ -25,9 +25,9 @@ instruments! {
         pub checks: IntCounterVec = "doorward_checks_total" by ["decision", "reason", "rule"],
         /// Time from a check's arrival to its answer.
         pub check_duration: Histogram = "doorward_check_duration_seconds" in CHECK_BUCKETS,
-        /// Refusals by a rule with enforce: false, which were not sent.
+        /// Refusals by rules with enforce: false, which were only counted.
         pub shadow_refusals: IntCounterVec = "doorward_shadow_refusals_total" by ["reason", "rule"],
-        /// Tokens looked up among those verified before, by result; a miss is verified.
+        /// Lookups in the cache of verified tokens, by result.
         token_cache: IntCounterVec = "doorward_token_cache_total" by ["result"],
         /// Revoked tokens that were presented, by the kind of the revocation.
         pub revoked_presented: IntCounterVec = "doorward_revoked_presented_total" by ["kind"],
@@ -49,7 +49,7 @@ instruments! {
         pub inlet_events: IntCounterVec = "doorward_inlet_events_total" by ["inlet", "result"],
         /// Requests to transmitters of security events.
         pub signal_requests: IntCounterVec = "doorward_signals_requests_total" by ["operation", "result"],
-        /// Whether a transmitter that is polled, or whose stream is set up, was reached and its stream is enabled.
+        /// Whether a transmitter with `poll` or `stream` was reached and its stream is enabled: 1 or 0.
         pub signals_stream_up: IntGaugeVec = "doorward_signals_stream_up" by ["transmitter"],
         /// Alarms about presented revoked tokens, by result.
         pub replay_alarms: IntCounterVec = "doorward_replay_alarms_total" by ["result"],
@@ -57,14 +57,13 @@ instruments! {
         pub config_reloads: IntCounterVec = "doorward_config_reloads_total" by ["result"],
         /// Streams that were ended or refused, by cause.
         pub streams_ended: IntCounterVec = "doorward_streams_ended_total" by ["cause"],
-        /// Time from the revocation's application to the order that ends its stream.
+        /// Time from applying a revocation to the order that ends a stream.
         pub stream_end: Histogram = "doorward_stream_end_seconds" in LAG_BUCKETS,
         /// Streams of this process.
         streams: IntGaugeVec = "doorward_streams" by ["state"],
         /// Batches of spans sent to the OTLP collector.
         pub trace_exports: IntCounterVec = "doorward_trace_exports_total" by ["result"],
-        /// Connections accepted, refused at the limit, and closed because they were slow to begin, read no answers or
-        /// were idle.
+        /// Connections, by result: accepted, refused at the limit, or closed because they were slow, stuck or idle.
         pub connections: IntCounterVec = "doorward_connections_total" by ["listener", "result"],
         /// Revoked targets held in this process.
         revocations: IntGaugeVec = "doorward_revocations" by ["kind"],
@@ -72,7 +71,7 @@ instruments! {
         registrations: IntGauge = "doorward_registrations",
         /// Time since the start of the last completed read of the revocations; +Inf before the first.
         view_age: Gauge = "doorward_view_age_seconds",
-        /// Whether revocations survive this process: 0 for the embedded store without a path.
+        /// Whether revocations survive a restart: 0 for the embedded store without a path.
         pub store_durable: IntGauge = "doorward_store_durable",
         /// How far this machine's clock is ahead of the store's (of="store"), and the most that an issuer's tokens were
         /// dated ahead of this machine's clock (of=the issuer's name).

@@ -1,5 +1,6 @@
 //! State shared by the protocol front ends: the policy in force, behind one pointer, and the revocations.
 
+pub mod admin_key;
 mod key_history;
 mod refusals;
 mod status;
@@ -10,7 +11,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::authz::admin_key::AdminKeys;
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, View};
 use crate::authz::claims::IssuerName;
@@ -33,6 +33,7 @@ pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::sources::status_lists::StatusListSources;
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
+use admin_key::AdminKeys;
 use key_history::KeyHistory;
 pub use refusals::{Refusal, RefusalCount, RefusalKind, Refusals};
 pub use waits::{Waiting, Waits};
@@ -237,8 +238,8 @@ impl State {
         self.key_history.has_withdrawn(issuer, key)
     }
 
-    /// Ends the streams whose tokens were accepted by `old` and are not by the present policy. Keys that are not loaded
-    /// yet do not withdraw others: only the issuer's published set does.
+    /// Ends the streams whose tokens `old` accepted and the present policy does not. Keys that are not loaded yet do
+    /// not withdraw others: only the issuer's published set does.
     fn end_streams_of(&self, old: &Policy) {
         let policy = self.policy();
         for before in &old.authorizer.issuers {

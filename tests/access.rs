@@ -195,7 +195,7 @@ async fn users_revoke_nobody_but_themselves() {
     }
 }
 
-/// Sends bytes, and reads the status codes of what comes back until the peer closes.
+/// Sends bytes, and reads the status codes of the answers until the peer closes.
 async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u16> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -208,7 +208,7 @@ async fn exchange(address: SocketAddr, bytes: &[u8]) -> Vec<u16> {
     tokio::time::timeout(PATIENCE, exchange).await.expect("it answers and closes")
 }
 
-/// Requests that proxies and servers have read in two ways: one reading, or none.
+/// Requests that proxies and servers have read in two ways: accepted with one reading, or refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_can_be_read_in_two_ways_are_refused() {
     let tokens = Tokens::new();
@@ -313,8 +313,8 @@ async fn the_check_socket_has_its_mode_from_the_beginning() {
     }
 }
 
-/// A figure: the duration of a key's refusal, by its similarity to a valid one. The duration reveals nothing by
-/// construction: each digest is compared in full (`AdminKeys::find`).
+/// A figure: the duration of a key's refusal, by its similarity to a valid one. By construction the duration does not
+/// depend on the similarity: each digest is compared in full (`AdminKeys::find`).
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_keys_take_as_long_as_unknown_ones() {
     const ROUNDS: usize = 300;

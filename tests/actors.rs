@@ -131,7 +131,7 @@ async fn stopping_an_actor_is_confirmed_when_every_instance_refuses_it() {
     for instance in &instances {
         checks.push(Checks::connect(&instance.check).await);
     }
-    // A new store may be one that forgot: it confirms nothing for as long as a lease is.
+    // A new store may have lost leases: it confirms no receipt for the length of a lease.
     let path = "/v1/revocations?wait=all&timeout=20s";
     let first = post(&instances[0], path, &json!({"kind": "user", "id": "nobody"})).await;
     assert_eq!(first.status, 201, "{}", first.body);

@@ -15,7 +15,7 @@ use serde_json::Value;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, get};
 
-/// Keys of the tests: one that may do all, one that may only read, one that may only revoke.
+/// The keys of the tests: one with all permissions, one that may only read, one that may only revoke.
 pub const OPERATOR: &str = "operator-key-0123456789";
 pub const READER: &str = "reader-key-0123456789";
 pub const REVOKER: &str = "revoker-key-0123456789";

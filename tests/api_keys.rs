@@ -151,7 +151,7 @@ async fn keys_come_and_go_with_the_file() {
     assert_eq!(reason("anywhere").await, "api_key_unknown");
 }
 
-/// Known origins are answered by Envoy; any other `OPTIONS` is a request like all others.
+/// Preflights of configured origins are answered by Envoy; any other `OPTIONS` is a request like all others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preflight_opens_nothing() {
     let tokens = Tokens::new();
@@ -207,7 +207,7 @@ async fn a_preflight_opens_nothing() {
     }
     assert_eq!(upstream.seen(), 0, "none of these went on");
 
-    // A page of a known origin may read why it was refused; others may not.
+    // A page of a configured origin may read why it was refused; others may not.
     let (status, allowed, body) = send("GET", "/private", &[known]).await;
     assert_eq!((status, allowed, body["reason"].as_str()), (401, shop.clone(), Some("api_key_missing")));
     let (status, allowed, _) = send("GET", "/private", &[unknown]).await;

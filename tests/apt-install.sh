@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs Debian packages, as root or with a sudo that asks nothing:
+# Installs Debian packages, as root or with a sudo without a password:
 #
 #     tests/apt-install.sh PACKAGE...
 #
-# On other systems it lists the missing packages and fails. It writes to standard error only.
+# On other systems the script lists the missing packages and fails. The script writes to standard error only.
 set -euo pipefail
 exec >&2
 

@@ -88,7 +88,7 @@ async fn node() {
     .await;
 }
 
-/// The folder of the Java client with its classes and libraries; `None` where they cannot be had.
+/// The folder of the Java client with its classes and libraries; `None` if they are not available.
 fn built_java() -> Option<String> {
     let folder = format!("{ROOT}/clients/java");
     let built = Command::new("mvn").args(["-q", "-B", "package"]).current_dir(&folder).stdin(Stdio::null()).output();
@@ -123,7 +123,8 @@ fn java_program(folder: &str, program: &str) -> Command {
     command
 }
 
-/// The client, then what Spring's templates make of a key and an entry: one build, for two would write one folder.
+/// The client, then the output of Spring's templates for a key and an entry: in one build, because two would write to
+/// one folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn java() {
     let Some(folder) = built_java() else { return };
@@ -135,7 +136,7 @@ async fn java() {
         let output = output.unwrap();
         assert!(output.status.success(), "{form}: {}", String::from_utf8_lossy(&output.stderr));
     };
-    write("default"); // Under keys that nobody reads.
+    write("default"); // Under keys that no client reads.
     let store = format!("revocation: {{store: redis, redis: {{url: \"redis://127.0.0.1:{}/0\"}}}}\n", redis.port);
     let doorward = Doorward::start(&tokens.config(&store)).await;
     let checks = Checks::connect(&doorward.check).await;

@@ -10,7 +10,7 @@ use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::tokens::Tokens;
 
-/// Several instances on one store, the first with a console on an address of its own.
+/// Several instances on one store, the first with a console on a separate address.
 struct Fleet {
     tokens: Tokens,
     _redis: RedisServer,
@@ -32,7 +32,7 @@ impl Fleet {
             instances.push(Doorward::start(&config).await);
         }
         let fleet = Self { tokens, _redis: redis, instances };
-        // A new store may be one that forgot: it confirms nothing for as long as a lease is.
+        // A new store may have lost leases: it confirms no receipt for the length of a lease.
         let first = json!({"kind": "user", "id": "nobody"});
         let path = format!("http://{}/v1/revocations?wait=all&timeout=25s", fleet.admin());
         let asked = reqwest::Client::new().post(path).bearer_auth(OPERATOR).json(&first).send().await;

@@ -161,7 +161,7 @@ impl Corpus {
         Self::launch(dir, &issuers, providers).await
     }
 
-    /// Starts with these entries of `issuers`, whose files are in `dir`.
+    /// Starts with these entries of `issuers`; their files are in `dir`.
     async fn launch(dir: TempDir, issuers: &str, providers: Vec<Provider>) -> Self {
         let config = format!(
             r#"

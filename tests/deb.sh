@@ -95,7 +95,7 @@ $check
 install -d -o doorward -g doorward -m 0750 /run/doorward
 as_doorward=(setpriv --reuid doorward --regid doorward --init-groups)
 
-# A token of the development issuer, whose keys replace those of the sample.
+# A token of the development issuer; the issuer's keys replace those of the sample.
 doorward dev-token --user alice --dir keys >token
 install -o root -g doorward -m 0640 keys/dev.jwks.json /etc/doorward/dev.jwks.json
 sed -i 's|issuer: https://auth.example.com|issuer: https://dev.doorward.test|; s|audiences: \[shop\]|audiences: [demo]|

@@ -203,6 +203,7 @@ async fn every_reason_is_reached_with_its_status() {
         "introspection_unavailable",
         "token_inactive",
         "clock_skew",
+        "overloaded",
     ];
     let all: BTreeSet<_> = doorward::authz::denial::Denial::ALL.iter().map(|denial| denial.label()).collect();
     let unreached: Vec<_> =

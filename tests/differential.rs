@@ -1,5 +1,5 @@
-//! Doorward, joserfc (Python) and jose (JavaScript) on the same tokens: right ones, changed in steps that
-//! follow from a seed.
+//! Doorward, joserfc (Python) and jose (JavaScript) on the same tokens: valid ones, changed in steps that follow from
+//! a seed.
 //!
 //! Doorward may be stricter, by a rule it states (`explain`); it never accepts what both others refuse.
 //! `DIFFERENTIAL_TOKENS` asks for more tokens, `DIFFERENTIAL_SEED` for others; a failure names the seed of
@@ -187,7 +187,7 @@ async fn ask(checks: &Checks, tokens: &[Made]) -> Vec<String> {
 struct Tally {
     all_allow: usize,
     all_refuse: usize,
-    /// By the rule that explains it, what only Doorward refuses: of both others, or of one.
+    /// Tokens that only Doorward refuses, by the rule that explains it: of both others, or of one.
     stricter: BTreeMap<&'static str, [usize; 2]>,
     /// By the explaining rule, the tokens that Doorward and one other allow.
     one_refuses: BTreeMap<&'static str, usize>,

@@ -1,5 +1,5 @@
-//! The ways in for other servers: each ends in the same assertion through a real Envoy, allowed before,
-//! refused after, upstream untouched; and whatever is wrong with a message, nothing is applied.
+//! The interfaces for other servers: each ends in the same assertion through a real Envoy: allowed before, refused
+//! after, upstream untouched; and no faulty message is applied.
 
 mod alarm;
 mod backchannel;
@@ -82,7 +82,7 @@ impl Edge {
         answer
     }
 
-    /// As [`Self::ends`], where the message goes its own way and nobody answers here.
+    /// As [`Self::ends`], for a message that is delivered elsewhere and gets no answer here.
     pub async fn ends_soon<T>(&self, what: &str, token: &str, end: impl Future<Output = T>) -> T {
         assert_eq!(self.ask(token).await, (200, true), "{what}: before");
         let began = Instant::now();
@@ -155,7 +155,7 @@ pub fn whole(count: f64) -> u64 {
     format!("{count}").parse().unwrap()
 }
 
-/// An id nobody has used.
+/// An unused id.
 pub fn fresh_id() -> String {
     format!("{:032x}", rand::random::<u128>())
 }

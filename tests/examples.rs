@@ -34,7 +34,7 @@ async fn ask(envoy: &Envoy, method: &str, path: &str, token: Option<&str>) -> (u
     (response.status().as_u16(), response.json().await.unwrap_or_default())
 }
 
-/// None of the spoofed headers of [`ask`].
+/// The request arrives without the spoofed headers of [`ask`].
 #[track_caller]
 fn not_spoofed(shown: &Value) {
     let headers = shown["headers"].as_object().unwrap();
@@ -187,9 +187,9 @@ async fn a_burst_on_a_new_connection_is_not_refused() {
         let (tokens, upstream) = (Tokens::new(), Upstream::start().await);
         let doorward = Doorward::start(&tokens.config("")).await;
         let envoy = Envoy::start(&binary, "edge-tcp.yaml", &doorward.check, upstream.address).await;
-        // One connection to Envoy, so that one of its workers has all of them.
+        // One connection to Envoy, so that one of its workers handles all requests.
         let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
-        // A preflight, which Envoy answers by itself: from now on the client knows how many streams it may open.
+        // A preflight, which Envoy answers by itself: its connection gives the client the limit of concurrent streams.
         let preflight = client.request(reqwest::Method::OPTIONS, envoy.url("/orders"));
         let preflight = preflight.header("origin", "https://shop.example.com");
         preflight.header("access-control-request-method", "GET").send().await.unwrap();

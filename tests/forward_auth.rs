@@ -265,7 +265,7 @@ async fn behind_nginx() {
     let nginx = Nginx::start(binary, &server).await;
     let proxied = Proxied { fixture: &fixture, proxy: nginx.address };
     proxied.decides(&upstream, 500, FORWARDED).await;
-    // It takes any 2xx for leave: the token is revoked, and the request goes on all the same.
+    // nginx takes any 2xx as permission: the token is revoked, and the request goes on nevertheless.
     let (bob, before) = (fixture.tokens.of("bob"), upstream.seen());
     assert_eq!(proxied.send(Method::POST, "/bye", Some(&bob), &[]).await.0, 200);
     assert_eq!(upstream.seen(), before + 1);
@@ -275,7 +275,7 @@ async fn behind_nginx() {
     assert_eq!(header(&refused, "www-authenticate"), Some("Bearer realm=\"doorward\""));
 }
 
-/// With the binary that CADDY names (2.11.2 or later): none is fetched for the tests.
+/// With the binary that CADDY names (2.11.2 or later): the tests do not download one.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_caddy() {
     let Some(binary) = std::env::var_os("CADDY").filter(|binary| !binary.is_empty()) else {
@@ -346,7 +346,7 @@ async fn behind_envoy_s_http_ext_authz() {
     assert_eq!(status, 503, "without Doorward nobody passes");
 }
 
-/// Envoy sends the check to one path with the original request in headers; it applies the removals all the same.
+/// Envoy sends the check to one path with the original request in headers; it applies the removals nevertheless.
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_envoy_with_a_path_of_its_own() {
     let Some(binary) = envoy::binary() else { return };
@@ -423,7 +423,7 @@ static_resources:
     )
 }
 
-/// What may be kept, and for how long.
+/// Which answers may be kept, and for how long.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_is_kept_no_longer_than_a_revocation_may_take() {
     let rules = "forward_auth: {cache: 60s}\nrevocation: {store: embedded, max_staleness: 20s}\n\

@@ -121,7 +121,7 @@ async fn a_hostile_provider_costs_its_issuer_nothing_and_others_less() {
     for (what, behaviour) in failures {
         provider.behave(behaviour);
         let before = provider.requests();
-        // A made-up key has it asked at once; it is refused all the same, within the caller's patience.
+        // A made-up key id triggers a fetch at once; the token is refused nevertheless, within the caller's patience.
         let asked = Instant::now();
         let verdict = checks.check(get("/").token(&strange)).await;
         assert_eq!(verdict.reason(), "keys_unavailable", "{what}");
@@ -166,7 +166,7 @@ async fn an_issuer_whose_provider_never_worked_is_alone_with_that() {
         assert_eq!((verdict.status, verdict.reason()), (503, "keys_unavailable"), "{behaviour:?}");
         assert_eq!(verdict.headers["retry-after"], "1");
         assert!(checks.check(get("/").token(&others.with(json!({"iss": SECOND})))).await.allowed(), "{behaviour:?}");
-        // Nor does a key of the one open the other.
+        // Keys of one issuer do not verify tokens of the other.
         for token in [others.of("alice"), tokens.with(json!({"iss": SECOND}))] {
             let verdict = checks.check(get("/").token(&token)).await;
             assert!(["keys_unavailable", "unknown_key"].contains(&verdict.reason()), "{verdict:?}");

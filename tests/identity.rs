@@ -181,7 +181,7 @@ async fn a_signed_payload_is_verified_by_the_published_keys() {
     assert!(!doorward.logged(signature) && !doorward.logged(first.split('.').nth(1).unwrap()));
 }
 
-/// Through Envoy, its own stripping of identity headers switched off: what arrives is ours alone.
+/// Through Envoy, its own stripping of identity headers switched off: only Doorward's headers arrive.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spoofed_identity_never_arrives() {
     let Some(binary) = envoy::binary() else { return };
@@ -230,7 +230,7 @@ async fn a_spoofed_identity_never_arrives() {
     // A preflight that no CORS policy answers is a request like any other.
     let (status, _) = send(reqwest::Method::OPTIONS, "/private", None).await;
     assert_eq!(status, 401);
-    // Nor does another path or method than the one that was checked.
+    // A steering header does not change the checked path or method either.
     let steering = ["x-original-url", "x_rewrite_url", "X-HTTP-Method-Override", "x.method.override", "x-http-method"];
     let request = steering.iter().fold(client.get(envoy.url("/public/x")), |ask, name| ask.header(*name, "/private"));
     let seen: Value = request.send().await.unwrap().json().await.unwrap();

@@ -91,7 +91,7 @@ async fn a_restart_forgets_nothing_on_disk() {
     let alice = tokens.of("alice");
     let mut first = Doorward::start(&config).await;
     assert_eq!(first.post("/logout", &alice).await.0, 204);
-    first.process.signal("KILL"); // What was answered is on disk, however the process ends.
+    first.process.signal("KILL"); // An answered revocation is on disk, however the process ends.
     first.exit_code().await;
     let second = Doorward::launch_in(std::mem::replace(&mut first.dir, crate::support::TempDir::new()), &config).await;
     second.ready().await;
@@ -108,7 +108,7 @@ async fn a_disk_that_was_full_is_written_again() {
         let status = std::process::Command::new("prlimit").args(["--pid", &pid, &soft]).status();
         assert!(status.unwrap().success());
     };
-    limit("4096"); // Nothing beyond it can be written, be it there or not.
+    limit("4096"); // No file can be written beyond it, not even existing bytes.
     let (refused, stored) = (tokens.of("alice"), tokens.of("bob"));
     for _ in 0..3 {
         assert_eq!(doorward.post("/logout", &refused).await.0, 503);

@@ -94,7 +94,7 @@ async fn an_opaque_token_is_decided_by_its_issuer() {
     }
     assert_eq!(server.questions_about("unknown"), 1);
 
-    // A JWT is read here, whatever is wrong with it; a public route asks nobody.
+    // A JWT is verified here, whatever its faults; a public route does not ask the issuer.
     let good = fixture.tokens.of("bob");
     let (signed, _) = good.rsplit_once('.').unwrap();
     let (header, _) = signed.split_once('.').unwrap();
@@ -301,7 +301,7 @@ async fn always_asks_about_verified_tokens_as_well() {
         assert_eq!(fixture.reason(&token).await, reason, "{word}");
     }
 
-    // A session that only the issuer's word names.
+    // A session that only the issuer's response names.
     let (one, two) = (mint(json!({"sid": null})), mint(json!({"sid": "named"})));
     for token in [&one, &two] {
         server.says(token, &json!({"active": true, "sid": "named"}));
@@ -339,7 +339,7 @@ async fn a_reload_keeps_the_responses_of_unchanged_issuers() {
     assert_eq!(fixture.reason("opaque").await, "malformed_token", "nobody is asked any more");
 }
 
-/// What opaque tokens are dated ahead by is a lead of their issuer, as of others.
+/// The lead of opaque tokens is one of their issuer, as for JWTs.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_opaque_token_dated_ahead_does_not_outlive_its_user_s_revocation() {
     let (tokens, server) = (Tokens::new(), AuthorizationServer::start().await);

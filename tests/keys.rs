@@ -51,7 +51,7 @@ async fn a_rotation_is_waited_for_by_a_rule_on_trial() {
     assert_eq!((verdict.reason(), &*verdict.headers["x-user-id"]), ("ok", "alice"));
 }
 
-/// Its client would throw away a good token for a key that is not known yet.
+/// For a key that may be new, a final refusal would make the client discard a valid token.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_missing_after_a_failed_fetch_may_be_new() {
     let (old, new) = (Tokens::new(), Tokens::new());
@@ -194,7 +194,7 @@ async fn a_key_file_that_is_emptied_withdraws_its_keys() {
     let checks = Checks::connect(&doorward.check).await;
     let token = tokens.of("alice");
     assert!(checks.check(get("/").token(&token)).await.allowed());
-    // Broken is not empty: what cannot be read changes nothing.
+    // Broken is not empty: an unreadable file changes nothing.
     std::fs::write(&file, "{\"keys\":").unwrap();
     eventually("the broken file was noticed", || async { doorward.logged("keys not refreshed") }).await;
     assert!(checks.check(get("/").token(&token)).await.allowed());

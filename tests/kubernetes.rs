@@ -29,7 +29,7 @@ fn build(folder: &str) -> Option<Vec<Value>> {
     Some(serde_saphyr::from_multiple(&String::from_utf8(output.stdout).unwrap()).unwrap())
 }
 
-/// A file of a ConfigMap, whose name may carry a hash of its content.
+/// A file of a ConfigMap; the map's name may end with a hash of its content.
 fn config(objects: &[Value], map: &str, file: &str) -> String {
     let named = |object: &&Value| {
         let name = object["metadata"]["name"].as_str().unwrap();

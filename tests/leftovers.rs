@@ -117,7 +117,7 @@ async fn expired_ones_among_several_tokens_count_as_absent() {
             assert_eq!(verdict.headers["x-user-id"], "alice");
         }
     }
-    // Whatever else an expired one is: of another use, another audience, or longer lived than is accepted.
+    // Other properties of an expired token do not matter: another use, another audience, a lifetime beyond the limit.
     for changes in [
         json!({"token_use": "refresh"}),
         json!({"aud": "other"}),
@@ -196,7 +196,7 @@ async fn no_leftover_prevents_a_sign_out_or_a_sign_in() {
             }
         }
     }
-    // Cookies of which nothing verifies are as none for who comes back: nobody is named, and nothing goes on.
+    // Unverifiable cookies count as absent for a refresh: no user is named, and the cookie is removed.
     for dead in [stranger.clone(), garbage.to_owned(), fixture.tokens.with(json!({"aud": "other"})), "\"x".to_owned()] {
         let asked = get("/refresh").header("cookie", format!("session={dead}")).header("x-user-id", "root");
         let verdict = fixture.checks.check(asked).await;

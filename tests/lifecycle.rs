@@ -168,7 +168,7 @@ async fn a_changed_configuration_takes_effect_and_a_bad_one_does_not() {
     eventually("back to the first", || async { !checks.check(get("/open")).await.allowed() }).await;
 }
 
-/// A Doorward whose log is read by nobody once it listens: it stands where the reader left off.
+/// A Doorward whose log has no reader after it listens; the returned reader is at that place.
 async fn unread(tokens: &Tokens) -> (Doorward, BufReader<ChildStderr>) {
     let dir = TempDir::new();
     let file = dir.path().join("doorward.yaml");
@@ -220,7 +220,7 @@ async fn a_log_without_a_reader_delays_nothing() {
     let tokens = Tokens::new();
     let (mut doorward, log) = unread(&tokens).await;
     let checks = Checks::connect(&doorward.check).await;
-    // The pipe is full, then what may wait behind it.
+    // First the pipe fills, then the queue behind it.
     eventually("lines are dropped", || async {
         for _ in 0..500 {
             assert_eq!(checks.check(get("/")).await.reason(), "missing_token");
@@ -231,7 +231,7 @@ async fn a_log_without_a_reader_delays_nothing() {
     assert_eq!(doorward.stop().await, Some(0), "the end does not wait for a reader");
     // Lines that were not dropped are complete.
     let mut lines: Vec<_> = log.lines().map(Result::unwrap).collect();
-    lines.pop(); // It was cut off at the end.
+    lines.pop(); // The last line was cut off.
     assert!(lines.iter().all(|line| serde_json::from_str::<Value>(line).is_ok()));
 }
 
@@ -265,7 +265,7 @@ async fn a_file_that_cannot_be_read_holds_nothing_up() {
     let file = doorward.dir.path().join("doorward.yaml");
     let original = std::fs::read_to_string(&file).unwrap();
     std::fs::remove_file(&file).unwrap();
-    // A pipe that nobody writes.
+    // A pipe without a writer.
     assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
     eventually("it gives up", || async {
         assert_eq!(doorward.get("/livez").await.0, 200);
@@ -332,7 +332,7 @@ async fn the_page_shows_version_and_readiness() {
         assert_eq!(doorward.get(&format!("/{link}")).await.0, 200, "{link}");
     }
 
-    // Keys that nobody serves: the host is named, on the page, by the probe and in the log.
+    // The keys' host does not answer: it is named on the page, by the probe and in the log.
     let closed = format!("localhost:{}", crate::ledger::support::free_port());
     let unreachable = format!(
         "revocation: {{store: embedded}}\nissuers: [{{name: main, issuer: \"https://a.test\", audiences: [a], keys: {{jwks_url: \"http://{closed}/jwks\"}}}}]\n"

@@ -1,4 +1,4 @@
-//! `doorward lint`: silent on what we ship, loud on every file with one thing wrong, whatever the form.
+//! `doorward lint`: silent on the shipped files, loud on every file with one fault, in whatever form.
 
 mod claims;
 mod dumps;
@@ -24,7 +24,7 @@ rules:
   - {name: assets, match: {path_prefix: /assets}, access: public}
 "#;
 
-/// One more rule, which needs to know the message of a request.
+/// One more rule, which depends on the message of a request.
 const MESSAGES: &str = r#"
   - {name: pay, match: {path: /mcp, mcp: {tools: ["pay_*"]}}, require: {scopes: [pay]}}
 "#;
@@ -109,7 +109,7 @@ fn every_rule_has_a_bad_file_and_a_line_in_the_readme() {
 #[test]
 fn envoy_loads_every_bad_file() {
     for binary in envoy::binaries() {
-        // Modules of Envoy are loaded in tests/module: older ones cannot.
+        // Modules are loaded in tests/module: older versions of Envoy cannot.
         let has_mcp = envoy::binary().as_ref() == Some(&binary);
         let has_module = |path: &Path| std::fs::read_to_string(path).unwrap().contains("DynamicModuleFilter");
         let fits = |rule: &str, path: &Path| !has_module(path) && (has_mcp || !rule.starts_with("mcp-"));
@@ -123,7 +123,7 @@ fn envoy_loads_every_bad_file() {
     }
 }
 
-/// What is a trap to rules for messages is none without such rules; and without the filter they cannot be met.
+/// A trap for rules about messages is harmless without such rules; and without the filter such rules cannot match.
 #[test]
 fn the_mcp_filter_is_looked_at_where_a_rule_needs_it() {
     let dir = TempDir::new();

@@ -7,7 +7,7 @@ mod sdk;
 use crate::support::TempDir;
 use crate::support::doorward::run;
 
-/// What `doorward validate` says of a configuration: its exit code and its text.
+/// The result of `doorward validate` for a configuration: its exit code and its text.
 fn validate(config: &str) -> (i32, String) {
     let dir = TempDir::new();
     let file = dir.path().join("doorward.yaml");

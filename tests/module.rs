@@ -1,4 +1,4 @@
-//! The module inside real Envoy: it answers as the service does, waits, ends streams, and survives what goes wrong.
+//! The module inside real Envoy: it answers like the service, waits, ends streams, and survives failures.
 
 mod alike;
 mod faults;

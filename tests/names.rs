@@ -96,10 +96,10 @@ async fn a_reload_that_would_lose_revocations_is_refused() {
     reloads(&doorward, &spelled(&tenants), REFUSED, &dead).await;
     doorward.logs("with it").await;
     reloads(&doorward, &text, IN_FORCE, &dead).await;
-    // Claims that name the same tokens first, and further ones, lose nothing.
+    // Claims that name the same tokens first, and further claims, lose no revocations.
     let more = mapped("{user_id: [sub, email]}");
     reloads(&doorward, &more, IN_FORCE, &dead).await;
-    // An issuer may go; what its name stood for is remembered when it comes back.
+    // An issuer may go; the meaning of its name is remembered when it comes back.
     let other = text.replace("name: dev,", "name: other,").replace(issuer, "https://another.test");
     reloads(&doorward, &other, IN_FORCE, &[]).await;
     reloads(&doorward, &more.replace("name: dev,", "name: shop,"), REFUSED, &[]).await;
@@ -127,7 +127,7 @@ async fn former_names_carry_revocations_on_in_either_direction_and_reading() {
     let text = std::fs::read_to_string(reloaded.dir.path().join("doorward.yaml")).unwrap();
     reloads(&reloaded, &text.replace("name: dev,", "name: shop, formerly: [dev],"), IN_FORCE, &dead).await;
     let (started, asking) = (Doorward::start(&new).await, Doorward::start(&lookup).await);
-    // A rolling update: what either revokes, the other refuses.
+    // A rolling update: the revocations of either instance apply at the other.
     dead.extend(revoked(&tokens, &started, "shop").await);
     for doorward in [&older, &reloaded, &started, &asking] {
         let checks = Checks::connect(&doorward.check).await;
@@ -166,7 +166,7 @@ async fn a_token_that_was_registered_under_a_former_name_is_accepted() {
     }
 }
 
-/// Not ready for a reason, and deciding nothing.
+/// Not ready for a reason, and without decisions.
 async fn is_held(doorward: &Doorward, key: &str, token: &str) {
     eventually("the reason is given", || async { doorward.get("/readyz").await.1.contains(key) }).await;
     assert_eq!(doorward.get("/readyz").await.0, 503);

@@ -161,9 +161,9 @@ fn spell(form: &str, entry: &str) -> String {
     format!("{before}{}{after}", step.repeat(entry.matches('/').count()))
 }
 
-/// Every resource that some upstream may serve for a target: it decodes up to four times, with overlong
-/// sequences and full-width forms or without, ends at what it takes for a query or not, strips parameters
-/// or not, folds `\` or not, resolves dots and drops trailing characters or not, and ignores case.
+/// Every resource that some upstream may serve for a target: it decodes up to four times, with or without overlong
+/// sequences and full-width forms, ends at the query by its own reading or does not, strips parameters or not, folds
+/// `\` or not, resolves dots and drops trailing characters or not, and ignores case.
 fn resources(target: &str) -> Vec<String> {
     let path = target.split('?').next().unwrap();
     let authority = path.trim_start_matches("http:");

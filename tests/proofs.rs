@@ -192,7 +192,7 @@ async fn each_access_asks_for_the_proof_in_its_way() {
     let fixture = Fixture::start("").await;
     let (client, checks, bound) = (&fixture.client, &fixture.checks, &fixture.bound);
     let bare = |method: &str, path: &str| ask(method, path).header("authorization", format!("DPoP {bound}"));
-    // A public route may be the authorization server's, whose proofs are its own.
+    // A public route may be the authorization server's, which verifies proofs itself.
     let public = checks.check(client.ask("GET", "/login", bound)).await;
     assert!(public.allowed() && !public.removed.contains(&"dpop".to_owned()));
     // A token without a proof yields no identity.

@@ -44,7 +44,7 @@ async fn gateway(
     Envoy::start_text(binary, &edit(text.replace(ROUTER, &format!("{}{ROUTER}", indented(filters, 18))))).await
 }
 
-/// The statuses of so many requests, one after the other.
+/// The statuses of this number of requests, one after the other.
 async fn ask(envoy: &Envoy, token: Option<&str>, times: usize) -> Vec<u16> {
     let client = reqwest::Client::new();
     let mut seen = Vec::new();
@@ -67,7 +67,7 @@ async fn each_user_has_a_limit_of_its_own_in_one_envoy() {
         let filter = filter.replace(limit, "max_tokens: 3, tokens_per_fill: 3, fill_interval: 3600s");
         let envoy = gateway(&binary, &doorward, &upstream, &filter, |text| text).await;
         let (alice, bob) = (tokens.of("alice"), tokens.of("bob"));
-        // What is refused does not count, whatever it claims.
+        // Refused requests do not count, whatever they claim.
         assert_eq!(ask(&envoy, None, 5).await, [401; 5]);
         assert_eq!(ask(&envoy, Some(&tokens.with(json!({"exp": 1}))), 5).await, [401; 5]);
         assert_eq!(ask(&envoy, Some(&alice), 2).await, [200; 2]);

@@ -1,5 +1,5 @@
-//! Configuration, keys and certificates replaced under load, as Kubernetes replaces what it mounts: the
-//! folder behind a symlink, all files at once. Not one decision fails, and none is half old, half new.
+//! Configuration, keys and certificates replaced under load, as Kubernetes replaces mounted files: the folder behind a
+//! symlink, all files at once. No decision fails, and no decision is made by a mixture of old and new.
 
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -237,7 +237,7 @@ enum Pieces {
     TwoWriters,
     /// The file is removed first.
     Anew,
-    /// The first half is moved into place by a writer that goes on.
+    /// The first half is moved into place by a writer that continues to write.
     MovedTooSoon,
 }
 

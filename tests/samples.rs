@@ -162,7 +162,7 @@ async fn check_sample(command: &[&str]) {
         let envoy = Envoy::start(&binary, "edge-tcp.yaml", &doorward.check, sample.address).await;
         let headers = [("authorization", token.as_str()), ("x-identity", plain_forgery.as_str())];
         assert_eq!(ask(&envoy.url("/"), &headers).await, (200, expected.clone()), "{key:?}");
-        // On a public path there is no identity, whatever the client sends; the sample requires one.
+        // On a public path the identity is empty, whatever the client sends; the sample requires an identity.
         for headers in [&[][..], &[("x-identity", plain_forgery.as_str())], &headers] {
             assert_eq!(ask(&envoy.url("/public"), headers).await.0, 401, "{key:?}");
         }

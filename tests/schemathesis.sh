@@ -46,8 +46,9 @@ done
 st=$(realpath "$st")
 PYTHONPATH=$PWD/tests SCHEMATHESIS_HOOKS=schemathesis_hooks
 export PYTHONPATH SCHEMATHESIS_HOOKS PYTHONDONTWRITEBYTECODE=1
-cd "$dir" # It leaves files where it runs.
-# A request that is valid by the document may still be refused: fields depend on each other. Events have no end.
+cd "$dir" # schemathesis leaves files in its working directory.
+# A request that is valid by the document may still be refused: fields depend on each other. The stream of events does
+# not end.
 "$st" run "http://$address/openapi.json" --header "Authorization: Bearer $key" \
   --exclude-path /v1/events --exclude-checks positive_data_acceptance --max-examples 50 --seed 7 --no-color
-kill -0 "$pid" # It lives.
+kill -0 "$pid" # The server is alive.

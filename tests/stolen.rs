@@ -61,7 +61,7 @@ async fn a_revoked_token_signs_out_nothing_else() {
     assert_eq!(reason(&checks, &again).await, "ok");
 }
 
-/// What the store did not take is not answered as done because this process knows it.
+/// A sign-out that the store refused is not answered as done, although this process applies it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sign_out_everywhere_that_was_not_stored_can_be_repeated() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);

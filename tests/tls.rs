@@ -152,7 +152,7 @@ async fn the_commands_show_a_certificate_where_one_is_asked() {
     let (ca, cert, key) = (path("ca.crt"), path("client.crt"), path("client.key"));
     let shown = ["--cert", &cert, "--key", &key];
 
-    // It asks the port that was bound.
+    // `healthcheck` asks the bound port.
     let (http, config) = (doorward.http.to_string(), path("doorward.yaml"));
     let env = [("DOORWARD__LISTEN__HTTP", http.as_str())];
     let check = |more: &[&str]| run_with(&env, &[&["healthcheck", "--config", &config], more].concat(), "");
@@ -169,7 +169,7 @@ async fn the_commands_show_a_certificate_where_one_is_asked() {
     assert_eq!(status(&["--ca", &ca]).0, 1, "without a certificate");
 }
 
-/// Keys, introspection and security events from servers whose certificates a private authority signed.
+/// Keys, introspection and security events from servers with certificates of a private authority.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_servers_of_issuers_may_have_an_authority_of_their_own() {
     let Some(binary) = nginx::binary() else { return };

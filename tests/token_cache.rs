@@ -1,5 +1,5 @@
-//! Tokens that were verified before: nothing but the signature check may be saved, for no longer than the
-//! keys and the policy are in force.
+//! Tokens that were verified before: only the signature check may be saved, and only while the keys and the policy are
+//! in force.
 
 use std::path::Path;
 use std::time::Duration;

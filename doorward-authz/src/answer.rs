@@ -29,15 +29,16 @@ use super::rule::{Access, RequestView, Rule, Then};
 use super::stream_proof::Proofs;
 use super::token_source::{Offer, TokenSettings, TokenSource, WEBSOCKET_PROTOCOL, spellings_in_query};
 
-/// Tells the upstream that the decision was made on an old view; ours, so a client's copy is removed.
+/// Set for the upstream when the decision was made on an old view; Doorward's own header, so a client's copy is
+/// removed.
 pub const STALE_HEADER: &str = "x-doorward-stale";
 
-/// In the metadata: whose stream it is, sealed.
+/// In the metadata: the sealed facts of the stream's token.
 pub const STREAM: &str = "stream";
 /// In the metadata: the proof of its `rule`.
 pub const STREAM_RULE: &str = "stream_rule";
 
-/// How decisions are put into words; immutable, replaced with the authorizer.
+/// Turns decisions into responses; immutable, replaced with the authorizer.
 #[derive(Clone, Debug)]
 pub struct Responder {
     identity: Vec<(String, IdentityField)>,
@@ -47,17 +48,17 @@ pub struct Responder {
     errors: ErrorSettings,
     /// Whether challenges name the scheme `DPoP`, too.
     asks_for_dpop: bool,
-    /// What challenges lead clients to; `None`: nothing.
+    /// The protected resource whose metadata challenges name; `None`: challenges name no metadata.
     resource: Option<Arc<ProtectedResource>>,
     /// Where tokens stand.
     sources: Vec<TokenSource>,
     /// Whether upstreams see tokens.
     forward_token: bool,
-    /// `None`: answers prove nothing about streams.
+    /// `None`: answers have no proof for streams.
     proofs: Option<Arc<Proofs>>,
 }
 
-/// How much a refusal says.
+/// The detail of refusals.
 #[derive(Clone, Debug)]
 pub struct ErrorSettings {
     /// False leaves `reason` and `message` out.
@@ -96,10 +97,10 @@ pub struct Identity<'a> {
 }
 
 impl<'a> Forward<'a> {
-    /// Answers the offer of a WebSocket's client, which ends the handshake when none of its subprotocols is
-    /// selected: by the word before the token, unless the upstream has others to choose from.
-    fn select_protocol(&mut self, word: &'a str, request: &RequestView<'_>, withholds: bool) {
-        let offer = Offer::read(request, word);
+    /// Answers a WebSocket client's offer of subprotocols, because the client ends the handshake if none is selected:
+    /// selects the name before the token, unless the upstream can choose from others.
+    fn select_protocol(&mut self, protocol: &'a str, request: &RequestView<'_>, withholds: bool) {
+        let offer = Offer::read(request, protocol);
         if !offer.has_word {
             return;
         }
@@ -110,7 +111,7 @@ impl<'a> Forward<'a> {
             }
         }
         if !withholds || offer.rest.is_empty() {
-            self.response.push((WEBSOCKET_PROTOCOL, word));
+            self.response.push((WEBSOCKET_PROTOCOL, protocol));
         }
     }
 
@@ -211,7 +212,7 @@ impl Responder {
 
     /// The same, with challenges that name the scheme `DPoP`, too.
     #[must_use]
-    pub fn asking_for_dpop(self) -> Self {
+    pub fn with_dpop_challenge(self) -> Self {
         Self { asks_for_dpop: true, ..self }
     }
 
@@ -227,7 +228,7 @@ impl Responder {
         json!({"keys": self.payload.as_ref().map(|payload| payload.public_keys(now)).unwrap_or_default()})
     }
 
-    /// Takes the place of another responder, whose public keys stay known while they are needed.
+    /// Replaces another responder, whose public keys remain published while they are needed.
     #[must_use]
     pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
         if let (Some(payload), Some(old)) = (self.payload.take(), &old.payload) {
@@ -236,7 +237,7 @@ impl Responder {
         self
     }
 
-    /// The same without signatures: what is shown to people must be of no use to services.
+    /// The same without signatures: output for people must be useless to services.
     #[must_use]
     pub fn unsigned(&self) -> Self {
         let payload = self.payload.as_ref().map(PayloadHeader::unsigned);
@@ -301,7 +302,7 @@ impl Responder {
         let mut cookies: Vec<&TokenSource> = Vec::new();
         for source in &self.sources {
             match source {
-                TokenSource::WebSocketProtocol(word) => forward.select_protocol(word, request, withholds),
+                TokenSource::WebSocketProtocol(protocol) => forward.select_protocol(protocol, request, withholds),
                 _ if !withholds => {}
                 TokenSource::Header { name, .. } if source.may_stand_in(request) => forward.remove.push(name),
                 TokenSource::Header { .. } => {}

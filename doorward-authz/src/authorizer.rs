@@ -1,4 +1,4 @@
-//! The decision: a pure function of a request, what is configured, what is revoked, and the time.
+//! The decision: a pure function of a request, the configuration, the revocations, and the time.
 
 mod attempt;
 mod outcome;
@@ -28,7 +28,7 @@ use attempt::Attempt;
 use outcome::Stop;
 pub use outcome::{Decision, Evidence, Grant, LockedOut, Needs, Outcome, Principal};
 pub use proof::{ProofEvidence, ProofResult};
-pub use view::{KeyFetch, ListFetch, StoreAnswer, View};
+pub use view::{KeyFetch, ListFetch, StoreAnswer, Verification, View};
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub struct FreshnessPolicy {
 }
 
 impl Authorizer {
-    /// Decides one request. Does no I/O; what needs any is returned as [`Outcome::Needs`], one at a time.
+    /// Decides one request. Does no I/O: a need for it is returned as [`Outcome::Needs`], one at a time.
     #[must_use]
     pub fn authorize(&self, request: &RequestView<'_>, view: View<'_>, now: Timestamp) -> Decision<'_> {
         let rules = match self.rules.select(request, &self.default_rule) {
@@ -77,7 +77,7 @@ impl Authorizer {
             .fold(decision, |decision, rule| Attempt::new(self, rule, request, view, now).also(rule, decision))
     }
 
-    /// Decides by a given rule, whatever requests it is for.
+    /// Decides by a given rule, whether or not it matches the request.
     #[must_use]
     pub fn authorize_by<'a>(
         &self,
@@ -90,7 +90,7 @@ impl Authorizer {
         Decision { rule, outcome, evidence }
     }
 
-    /// The token that a request is decided by: the only one, or the only one that has not run out.
+    /// The token that decides a request: the only one, or the only one that has not expired.
     pub fn token_of<'a>(&self, request: &RequestView<'a>, now: Timestamp) -> Result<Option<FoundToken<'a>>, Denial> {
         let found = self.tokens.find(request);
         if let Some(denial) = found.denial {
@@ -120,12 +120,12 @@ impl Authorizer {
         }
     }
 
-    /// Whether a token says nothing itself, and its issuer is asked.
+    /// Whether a token is opaque, and its issuer must be asked about it.
     fn is_asked_about(&self, bearer: BearerToken<'_>) -> bool {
         self.introspection.opaque.is_some() && is_opaque(bearer)
     }
 
-    /// Whether what revoked the token may be forgotten, because the token had expired before the clock was set back.
+    /// Whether the token's revocation may be forgotten, because the token had expired before the clock was set back.
     fn may_be_forgotten(&self, token: &VerifiedToken, index: &RevocationIndex) -> bool {
         let (forgotten, ends) = (index.forgotten(), token.expires_at());
         if ends > forgotten.latest() {
@@ -142,7 +142,7 @@ impl Authorizer {
         rules.max().unwrap_or_default().max(self.freshness.max_staleness)
     }
 
-    /// The issuer whose `iss` this is; the configuration sees to it that there is one at most.
+    /// The issuer with this `iss`; the configuration ensures that at most one matches.
     pub fn issuer(&self, iss: &str) -> Result<&Arc<TrustedIssuer>, Refusal> {
         let found = self.issuers.iter().find(|issuer| issuer.issuer.name(iss).is_some());
         found.ok_or_else(|| issuer_id::unknown(self.issuers.iter().map(|issuer| &issuer.issuer), Some(iss)))
@@ -164,8 +164,8 @@ impl Authorizer {
         self.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.lead.clone())).collect()
     }
 
-    /// The same by every name under which revocations of an issuer may stand: instances that know it by another one
-    /// share the lead. A name may be that of several issuers.
+    /// The same by every name under which revocations of an issuer may stand: instances that use another of its names
+    /// share the lead. Several issuers may share a name.
     pub fn leads_of_all_names(&self) -> Vec<(IssuerName, Lead)> {
         let leads = |issuer: &Arc<TrustedIssuer>| {
             let lead = issuer.lead.clone();
@@ -174,8 +174,8 @@ impl Authorizer {
         self.issuers.iter().flat_map(leads).collect()
     }
 
-    /// This authorizer with what the one before it has learnt about the issuers that both have, whatever their names
-    /// were: tokens that were dated ahead before are accepted still.
+    /// This authorizer with the observations of the one before about the issuers that both have, whatever their names
+    /// were: tokens that are dated ahead remain accepted.
     #[must_use]
     pub fn continuing(&self, before: &Self) -> Self {
         let learnt = |issuer: &Arc<TrustedIssuer>| {
@@ -186,7 +186,7 @@ impl Authorizer {
             let Some(first) = known.first() else { return issuer.clone() };
             let same = first.claim_names == issuer.claim_names;
             let seen = if same { first.seen.clone() } else { issuer.seen.clone() };
-            // Decisions that have begun go on raising what is shared.
+            // Decisions in progress continue to raise the shared leads.
             for other in &known {
                 first.lead.raise(other.lead.seen());
                 first.lead.note_dated(other.lead.dated());
@@ -196,8 +196,8 @@ impl Authorizer {
         Self { issuers: self.issuers.iter().map(learnt).collect(), ..self.clone() }
     }
 
-    /// This authorizer with other keys for one issuer, or none: how a key rotation takes effect. With the
-    /// very same keys the issuer stays, and with it the tokens that it verified.
+    /// This authorizer with other keys for one issuer, or none: the effect of a key rotation. If the keys are the
+    /// same, the issuer stays, and with it the tokens that it verified.
     #[must_use]
     pub fn with_keys(&self, name: &IssuerName, keys: Option<&Jwks>) -> Self {
         let replace = |issuer: &Arc<TrustedIssuer>| {

@@ -41,7 +41,7 @@ impl CertificateSource {
     }
 }
 
-/// With several elements the client's is not known: the proxy in front must replace the header, not append to it.
+/// No element is certainly the client's: the proxy in front must replace the header, not append to it.
 const SEVERAL: &str = "`x-forwarded-client-cert` names more than one certificate";
 
 /// The thumbprint of a certificate in PEM, percent-encoded as Envoy writes it.

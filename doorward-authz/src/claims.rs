@@ -93,7 +93,7 @@ fn millis(duration: Duration) -> i64 {
 
 /// The short configured name of an issuer (`[a-z0-9-]+`), never its URL.
 ///
-/// It is used in Redis keys, metrics labels and the API, so that no value of a token shapes those.
+/// Redis keys, metrics labels and the API use this name, so that no value of a token shapes those.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct IssuerName(Arc<str>);
 

@@ -87,10 +87,10 @@ pub struct Confirmation {
 }
 
 impl Confirmation {
-    /// Reads `cnf`; `None` if the token has none, and is a bearer token.
+    /// Reads `cnf`; `None` for a bearer token, which has no `cnf`.
     ///
-    /// RFC 7800 section 3.1 allows a receiver to ignore members that it does not understand: then any holder
-    /// could use the token, which the issuer wanted to prevent. So such members are a fault.
+    /// RFC 7800 section 3.1 allows a receiver to ignore members that it does not understand: then any holder could use
+    /// the token, which the issuer wanted to prevent. So an unknown member is a fault.
     #[must_use]
     pub fn read(claims: &ClaimSet) -> Option<Self> {
         let members = match claims.get("cnf")? {

@@ -44,8 +44,8 @@ struct Row {
     message: &'static str,
 }
 
-/// Declares the denials: each with its label, its class, the check that refuses with it (`-`: none does, it is a fault
-/// of Doorward's own) and its message.
+/// Declares the denials: each with its label, its class, the check that refuses with it (`-`: a fault of Doorward
+/// itself) and its message.
 macro_rules! denials {
     (@check -) => { None };
     (@check $check:ident) => { Some(Check::$check) };
@@ -82,11 +82,11 @@ denials! {
     InvalidClaim: "invalid_claim", BAD_TOKEN, Claims, "a claim of the access token has an invalid value";
     Expired: "expired", BAD_TOKEN, Time, "the access token has expired";
     NotYetValid: "not_yet_valid", BAD_TOKEN, Time, "the access token is not valid yet";
-    LifetimeTooLong: "lifetime_too_long", BAD_TOKEN, Time, "the access token lives longer than is allowed";
-    WrongAudience: "wrong_audience", BAD_TOKEN, Audience, "the access token is meant for another audience";
+    LifetimeTooLong: "lifetime_too_long", BAD_TOKEN, Time, "the lifetime of the access token is longer than allowed";
+    WrongAudience: "wrong_audience", BAD_TOKEN, Audience, "the access token is for another audience";
     WrongType: "wrong_type", BAD_TOKEN, Type, "the token is not an access token";
     TokenInactive: "token_inactive", BAD_TOKEN, Introspection,
-        "the authorization server says that the access token is not active";
+        "the authorization server reports that the access token is not active";
     Revoked: "revoked", BAD_TOKEN, Revocation, "the access token has been revoked";
     SignedOut: "signed_out", BAD_TOKEN, Revocation, "the user has signed out";
     /// By the status list of its issuer, which may lift it.
@@ -111,12 +111,14 @@ denials! {
     RevocationsStale: "revocations_stale", UNAVAILABLE, Revocation, "the list of revocations is not current";
     StoreUnavailable: "store_unavailable", UNAVAILABLE, Revocation, "the list of revocations is not available";
     IntrospectionUnavailable: "introspection_unavailable", UNAVAILABLE, Introspection,
-        "the authorization server cannot be asked";
+        "the authorization server is not available";
     /// This machine's clock and the store's are further apart than the leeway: no instant can be stamped.
     ClockSkew: "clock_skew", UNAVAILABLE, Revocation,
         "the clocks of this instance and of the store are too far apart, or the store's was not read yet";
-    BadRequest: "bad_request", BAD_REQUEST, Rule, "the request cannot be understood";
-    /// Doorward itself failed; the request is refused, the process goes on.
+    /// More signatures wait to be verified than may wait; only where the caller's thread must not verify them all.
+    Overloaded: "overloaded", UNAVAILABLE, Signature, "too many signatures are waiting to be verified";
+    BadRequest: "bad_request", BAD_REQUEST, Rule, "the request is malformed";
+    /// Doorward itself failed; the request is refused, the process continues.
     InternalError: "internal_error", UNAVAILABLE, -, "the decision failed";
 }
 

@@ -75,7 +75,7 @@ pub struct Expected<'a> {
     pub forgotten: &'a Forgotten,
 }
 
-/// A proof of possession that fits its token and its request; whether it was used before is not known yet.
+/// A proof of possession that fits its token and its request; whether it was used before is still open.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct VerifiedProof {
     id: ProofId,
@@ -107,9 +107,9 @@ impl ProofId {
 /// Why a proof is refused.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum BadProof {
-    /// For an operator, in Doorward's own words; values of a client are escaped by [`Shown`].
+    /// The detail for an operator, in Doorward's own words; values of a client are escaped by [`Shown`].
     Invalid(Box<str>),
-    /// It has no nonce of Doorward's, or one that is too old.
+    /// The proof has no nonce of Doorward's, or an expired one.
     Nonce,
 }
 
@@ -174,7 +174,7 @@ fn verified_key(proof: &UnverifiedToken<'_>, header: &ClaimSet) -> Result<Thumbp
         invalid(format!("`alg` of the proof is {}; accepted: {}", Shown(&proof.header().algorithm), List(names)))
     })?;
     let jwk = header.get("jwk").ok_or_else(|| invalid("`jwk` of the proof is missing"))?;
-    // Refuses private keys and weak ones, as for an issuer.
+    // Refuses private and weak keys, as for an issuer.
     let key =
         Key::from_jwk(&jwk, algorithm).map_err(|cause| invalid(format!("`jwk` of the proof is {}", cause.label())))?;
     if !proof.is_signed_by(&key) {

@@ -12,7 +12,7 @@ use super::rule::RequestView;
 use super::signing::{PAYLOAD_TYPE, PayloadSigner};
 use super::token::VerifiedToken;
 
-/// A fact in the form in which metadata and payloads know it.
+/// A fact in the form for metadata and payloads.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fact<'a> {
     Text(&'a str),
@@ -36,7 +36,7 @@ impl Fact<'_> {
 /// Where a field may stand beside the others of its token.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Place {
-    /// A header of its own, if the configuration names it.
+    /// A separate header, if the configuration names it.
     Header,
     /// The identity payload.
     Payload,
@@ -48,19 +48,20 @@ pub enum Place {
 
 struct Row {
     name: &'static str,
-    /// What joins several texts in a header, where a text that has it would read as two; `None`: it is one text.
+    /// The separator of several texts in a header: a list with a text that contains it is left out. `None`: the field
+    /// is one text.
     joiner: Option<&'static str>,
     places: &'static [Place],
     read: fn(&VerifiedToken) -> Option<Fact<'_>>,
 }
 
-/// Declares the fields of an identity: each with its name, what joins several texts in a header, the places where it
-/// stands and how it is read.
+/// Declares the fields of an identity: each with its name, the separator of several texts in a header, the places
+/// where it stands and how it is read.
 macro_rules! token_fields {
     (@joiner) => { None };
     (@joiner $joiner:literal) => { Some($joiner) };
     ($($(#[$doc:meta])* $field:ident = $name:literal $(joined by $joiner:literal)?, [$($place:ident)+], $read:expr;)+) => {
-        /// What a token says of its caller.
+        /// The fields of a token about its caller.
         #[derive(Clone, Copy, Debug, Eq, PartialEq)]
         pub enum TokenField {
             $($(#[$doc])* $field,)+
@@ -87,9 +88,9 @@ token_fields! {
     Email = "email", [Header Payload], |token| token.email().map(Fact::Text);
     SessionId = "session_id", [Header Payload Metadata Explanation], |token| token.session_id().map(Fact::Text);
     ClientId = "client_id", [Header Payload Metadata Explanation], |token| token.client_id().map(Fact::Text);
-    /// Who acts for the user now.
+    /// The party that acts for the user now.
     Actor = "actor", [Header Payload Metadata], |token| token.actor().map(Fact::Text);
-    /// Everybody who acts or acted, the current one first.
+    /// All parties that act or acted, the current one first.
     Actors = "actors" joined by ",", [Header Payload Metadata Explanation], |token| {
         Some(Fact::Texts(token.actors().map(str::to_owned).collect())).filter(|_| token.actor().is_some())
     };
@@ -119,13 +120,13 @@ impl TokenField {
         self.row().name
     }
 
-    /// What the token says; `None` if it does not.
+    /// The token's value; `None` without one.
     #[must_use]
     pub fn read(self, token: &VerifiedToken) -> Option<Fact<'_>> {
         (self.row().read)(token)
     }
 
-    /// As JSON, where each field is present: a text that is absent is null, and several texts are none.
+    /// The value as JSON, where each field is present: an absent text is null, and an absent list is empty.
     #[must_use]
     pub fn to_json(self, token: &VerifiedToken) -> Value {
         let absent = || self.row().joiner.map_or(Value::Null, |_| json!([]));
@@ -147,8 +148,8 @@ impl TokenField {
 
 /// The facts of a verified token for metadata, allowed or refused.
 ///
-/// Values that could not stand in a header are left out here as well: a line break in a `sid` would
-/// write lines of its own into a text access log.
+/// Values that could not stand in a header are left out here as well: a line break in a `sid` would forge lines of a
+/// text access log.
 pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
     TokenField::in_place(Place::Metadata).filter_map(|field| {
         let fact = match field.read(token)? {
@@ -227,7 +228,7 @@ fn identity_of(token: &VerifiedToken) -> Map<String, Value> {
 /// The `typ` of a transaction token (draft-ietf-oauth-transaction-tokens).
 const TRANSACTION_TYPE: &str = "txntoken+jwt";
 
-/// What a signed payload says.
+/// The content of a signed payload.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PayloadProfile {
     /// The canonical fields of an identity.
@@ -236,8 +237,8 @@ pub enum PayloadProfile {
     Transaction { audience: String },
 }
 
-/// The claims of a transaction token, without `iat` and `exp` (draft-ietf-oauth-transaction-tokens-10): a new `txn` for
-/// each request, who is calling and by what right, and the request's context. `purp` is the claim of earlier drafts.
+/// The claims of a transaction token, without `iat` and `exp` (draft-ietf-oauth-transaction-tokens-10): a new `txn`
+/// for each request, the caller and its permissions, and the request's context. `purp` is the claim of earlier drafts.
 /// `None` if the token names neither a user nor a client.
 fn transaction_of(
     token: &VerifiedToken,
@@ -316,7 +317,7 @@ impl PayloadHeader {
         self.signer.iter().map(|signer| signer.public()).chain(retired).cloned().collect()
     }
 
-    /// Goes on publishing the keys of the replaced header, while payloads that they signed are valid.
+    /// Continues to publish the keys of the replaced header, while payloads that they signed are valid.
     #[must_use]
     pub fn replacing(mut self, old: &Self, now: Timestamp) -> Self {
         let replaced = old.signer.iter().map(|signer| (signer.public().clone(), now.plus(signer.ttl())));

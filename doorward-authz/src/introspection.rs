@@ -31,7 +31,7 @@ pub struct IntrospectionPolicy {
 #[derive(Clone, Debug)]
 pub struct IntrospectionResponse {
     pub issuer: IssuerName,
-    pub said: TokenState,
+    pub state: TokenState,
 }
 
 #[derive(Clone, Debug)]
@@ -92,8 +92,8 @@ impl TrustedIssuer {
         self.identify(claims.clone(), unnamed, text, None, times)
     }
 
-    /// Compares a verified token with the issuer's response: the names in both must be the same, and a target
-    /// that only the response names (a session) is one more whose revocation refuses the token.
+    /// Compares a verified token with the issuer's response: the names in both must be the same, and the revocation of
+    /// a target that only the response names (a session) refuses the token, too.
     pub fn corroborate(
         &self,
         token: VerifiedToken,
@@ -102,8 +102,8 @@ impl TrustedIssuer {
     ) -> Result<VerifiedToken, Refusal> {
         self.check_word(claims)?;
         for name in ["sub", "jti"] {
-            let (said, written) = (name_of(name, claims.get(name))?, name_of(name, token.claims().get(name))?);
-            if said.is_some_and(|said| written.is_some_and(|written| written != said)) {
+            let (introspected, written) = (name_of(name, claims.get(name))?, name_of(name, token.claims().get(name))?);
+            if introspected.is_some_and(|introspected| written.is_some_and(|written| written != introspected)) {
                 return Err(Refusal::invalid(
                     name,
                     "a different value in the introspection response",
@@ -125,8 +125,8 @@ impl TrustedIssuer {
         let token = token.also_targeted_by(self.targets(&named).into_iter());
         match (token.confirmation(), Confirmation::read(claims)) {
             (_, None) => Ok(token),
-            (None, Some(said)) => Ok(token.bound_by(said)),
-            (Some(written), Some(said)) if *written == said => Ok(token),
+            (None, Some(introspected)) => Ok(token.bound_by(introspected)),
+            (Some(written), Some(introspected)) if *written == introspected => Ok(token),
             (Some(_), Some(_)) => {
                 Err(Refusal::invalid("cnf", "a different value in the introspection response", "that of the token"))
             }
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn a_response_has_active_once_as_a_boolean() {
-        let said = |body: &str| match TokenState::parse(body.as_bytes()) {
+        let parsed = |body: &str| match TokenState::parse(body.as_bytes()) {
             Ok(TokenState::Active(_)) => "active",
             Ok(TokenState::Inactive) => "inactive",
             _ => "nothing",
@@ -185,7 +185,7 @@ mod tests {
             ("true", "nothing"),
             ("", "nothing"),
         ] {
-            assert_eq!(said(body), expected, "{body}");
+            assert_eq!(parsed(body), expected, "{body}");
         }
     }
 }

@@ -15,7 +15,7 @@ pub struct IssuerId(Vec<Spelling>);
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Spelling {
     Exact(String),
-    /// One for each tenant, whose id is between these.
+    /// One `iss` for each tenant, whose id is between these.
     Tenants {
         before: String,
         after: String,

@@ -1,4 +1,4 @@
-//! The keys of an issuer: a JSON Web Key Set (RFC 7517) reduced to what may verify a token.
+//! The keys of an issuer: a JSON Web Key Set (RFC 7517) reduced to the keys that may verify a token.
 
 mod algorithm;
 mod key;
@@ -22,7 +22,7 @@ pub struct Jwks {
     keys: Vec<Key>,
 }
 
-/// A document that is no key set at all.
+/// The document is not a key set.
 #[derive(Debug, thiserror::Error)]
 pub enum JwksError {
     #[error("parse as JSON")]
@@ -36,7 +36,7 @@ pub enum JwksError {
 impl Jwks {
     /// More keys than any provider publishes; each may cost a signature check.
     pub const MAX_KEYS: usize = 100;
-    /// How many keys are tried for a token that names none.
+    /// The number of keys that are tried for a token without a `kid`.
     pub const MAX_TRIES: usize = 4;
 
     /// Reads a key set; keys that are not fit are left out and reported, the others work.
@@ -85,7 +85,7 @@ impl Jwks {
                 Algorithm::HS256 => hmac::HMAC_SHA256,
                 Algorithm::HS384 => hmac::HMAC_SHA384,
                 Algorithm::HS512 => hmac::HMAC_SHA512,
-                _ => return None, // A secret verifies nothing else.
+                _ => return None, // A secret verifies no other algorithms.
             };
             Some(Key::new(None, *algorithm, Material::Secret(Box::new(hmac::Key::new(hash, secret)))))
         };
@@ -98,7 +98,7 @@ impl Jwks {
         self.keys.iter().any(|key| key.digest() == digest)
     }
 
-    /// What tells its keys apart, at most [`Jwks::MAX_KEYS`].
+    /// The digests of its keys, at most [`Jwks::MAX_KEYS`].
     pub fn digests(&self) -> impl Iterator<Item = KeyDigest> {
         self.keys.iter().map(Key::digest)
     }

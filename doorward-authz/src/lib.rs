@@ -1,7 +1,6 @@
 //! The decision: tokens, revocations and rules as pure functions. No I/O, no async, no clock.
 
 pub mod actor;
-pub mod admin_key;
 pub mod answer;
 pub mod api_key;
 pub mod authorizer;
@@ -17,6 +16,7 @@ pub mod issuer_id;
 pub mod jwks;
 pub mod logout_token;
 pub mod mcp;
+mod message;
 pub mod named_user;
 pub mod path;
 pub mod readings;

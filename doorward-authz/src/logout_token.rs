@@ -6,10 +6,11 @@ use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
+use super::message::{filled, missing, signed};
 use super::refusal::Refusal;
 use super::replay::MessageId;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
-use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, filled_name, numeric_date, text};
+use super::token::{Expiry, Times, TrustedIssuer, UnverifiedToken, filled_name, numeric_date};
 
 /// The member of `events` that makes a logout token (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
@@ -28,15 +29,11 @@ impl TrustedIssuer {
 
     /// Checks a logout token by section 2.6, except for replay.
     ///
-    /// Its `typ` is `logout+jwt`; a token without that, as older providers send, is recognised by its
-    /// `events`, which no other token has. It names a session (`sid`), else a user (`sub`): tokens up to its
-    /// own `iat`, so that a replay would not sign the user out again.
+    /// The `typ` of a logout token is `logout+jwt`; a token without that, as older providers send, is recognised by
+    /// its `events`, which no other token has. A logout token names a session (`sid`), else a user (`sub`): a user's
+    /// tokens are revoked up to the logout token's `iat`, so that a replay would not sign the user out again.
     pub fn verify_logout(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<LogoutToken, Refusal> {
-        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
-        if !["logout+jwt", "jwt"].contains(&token.token_type().as_str()) {
-            return Err(Refusal::new(Denial::WrongType, "`typ` of the header is neither `logout+jwt` nor `JWT`"));
-        }
-        let claims = token.into_claims();
+        let claims = signed(token, self.keys.as_ref(), &self.algorithms, &["logout+jwt", "JWT"])?;
         if !claims.get("events").is_some_and(|events| events.get(EVENT).is_some_and(Value::is_object)) {
             return Err(Refusal::new(Denial::WrongType, format_args!("`events` has no object `{EVENT}`")));
         }
@@ -96,21 +93,4 @@ impl TrustedIssuer {
         let expires_at = instant.plus(self.retention());
         Revocation { target, watermark: Watermark::at(instant), expires_at, origin: Origin::Revoked, note: None }
     }
-}
-
-/// A required claim of a message between servers.
-pub(super) fn missing(claim: &str) -> Refusal {
-    Refusal::new(Denial::MissingClaim, format_args!("`{claim}` is missing"))
-}
-
-/// A text claim; an empty one is refused.
-pub(super) fn filled(claims: &ClaimSet, name: &str) -> Result<Option<String>, Refusal> {
-    let text = text(claims, name)?;
-    if text.as_deref() == Some("") { Err(Refusal::invalid(name, "empty text", "text")) } else { Ok(text) }
-}
-
-/// The NumericDate of a message: `iat` must be present and not in the future.
-pub(super) fn made_at(claims: &ClaimSet, latest: Timestamp) -> Result<Timestamp, Refusal> {
-    let made_at = numeric_date(claims, "iat")?.ok_or_else(|| missing("iat"))?;
-    if made_at > latest { Err(Denial::NotYetValid.into()) } else { Ok(made_at) }
 }

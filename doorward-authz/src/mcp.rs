@@ -1,7 +1,7 @@
 //! Messages of the Model Context Protocol, and the rules that are for some of them.
 //!
 //! A request of the streamable HTTP transport carries one JSON-RPC message. Doorward does not read bodies: the proxy
-//! in front does, and says which method a message calls and, for `tools/call`, which tool.
+//! in front does, and sends the called method and, for `tools/call`, the tool's name.
 
 /// The one MCP message of a request, as the proxy read it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -15,7 +15,8 @@ pub struct McpMessage<'a> {
 /// The method that calls a tool (MCP, Server Features, Tools).
 pub const CALL: &str = "tools/call";
 
-/// What Envoy's MCP filter calls a message with `result` or `error`: a client's response to a request of the server.
+/// The name that Envoy's MCP filter gives to a message with `result` or `error`: a client's response to a request of
+/// the server.
 pub const RESPONSE: &str = "__jsonrpc_response";
 
 /// Which messages a rule is for: both parts must fit.
@@ -32,7 +33,7 @@ pub struct McpMatch {
 pub enum Fit {
     Yes,
     No,
-    /// It depends on something that is not known of the message: the request must not pass.
+    /// The match depends on an unknown part of the message: the request must not pass.
     Unknown,
 }
 

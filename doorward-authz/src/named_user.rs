@@ -1,14 +1,14 @@
 //! The user of a message or of an operator's request, by the names in the issuer's tokens.
 //!
-//! A revocation of a user by a name that no token has refuses nothing. So a name counts only if tokens are revoked by
-//! it; any other is refused, and the error names the required claim.
+//! A revocation of a user by a name that no token has would refuse no token. So only a name by which tokens are
+//! revoked counts; any other is refused, and the error names the required claim.
 
 use std::fmt;
 
 use super::claims::{ClaimPath, ClaimSet};
 use super::denial::Denial;
 use super::issuer_id::user_of_tenant;
-use super::logout_token::missing;
+use super::message::missing;
 use super::refusal::Refusal;
 use super::token::{TrustedIssuer, filled_name};
 
@@ -44,7 +44,7 @@ impl TrustedIssuer {
         }
     }
 
-    /// The user with this `sub` of another server, of this tenant if one is known.
+    /// The user with this `sub` of another server, of this tenant if there is one.
     ///
     /// `MissingClaim` if tokens name their users by another claim, `InvalidClaim` if the tenant is missing.
     pub(super) fn user_by_sub(&self, tenant: Option<&str>, sub: &str) -> Result<String, Refusal> {

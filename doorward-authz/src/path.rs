@@ -82,9 +82,9 @@ fn is_plain(path: &str) -> bool {
         && (path == "/" || path.split('/').skip(1).all(|segment| !segment.is_empty() && !segment.ends_with('.')))
 }
 
-/// Whether every server reads this path alike: absolute, no empty segments and none of dots, no `\`, `;`,
-/// control or non-ASCII byte, no escape of these, of `/ % ? #` or of a character that needs none, and
-/// escaped text beyond ASCII is UTF-8 without look-alikes of them.
+/// Whether every server reads this path alike: it is absolute; it has no empty segments, no dot segments, no `\`, `;`,
+/// control or non-ASCII byte, no escape of these, of `/ % ? #` or of a character that needs no escape; and escaped
+/// text beyond ASCII is UTF-8 without look-alikes of them.
 #[must_use]
 pub fn is_normal(path: &str) -> bool {
     let Some(relative) = path.strip_prefix('/') else { return false };

@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use super::claims::{ClaimSet, Timestamp};
 use super::denial::Denial;
-use super::logout_token::{filled, made_at};
+use super::message::{filled, made_at};
 use super::refusal::Refusal;
 use super::revocation::{Kind, Origin, Revocation, Target, TargetId, Watermark};
 use super::token::{Audiences, TrustedIssuer, UnverifiedToken, numeric_date};
 use super::token_use::TokenUse;
 
-/// Claims that only an ID token has (OpenID Connect Core 1.0); ID tokens are known to more parties than refresh tokens.
+/// Claims that only an ID token has (OpenID Connect Core 1.0); more parties receive ID tokens than refresh tokens.
 const OF_ID_TOKENS: [&str; 4] = ["nonce", "at_hash", "c_hash", "s_hash"];
 
 /// Further claims of ID tokens, about the sign-in and the person. A refresh token for the same client seldom has them,

@@ -1,6 +1,6 @@
 //! The reason of a token's refusal, with the details that an operator needs.
 //!
-//! The client is sent the class alone ([`Denial`]). The detail appears in the log and in explanations: it names the
+//! The client receives only the class ([`Denial`]). The detail appears in the log and in explanations: it names the
 //! claim, the found value and the accepted ones. Values of `iss`, the audience, the tenant, `typ`, `alg`, `kid` and
 //! times are shown, escaped and cut ([`Shown`]); claims about a person are shown by their type alone.
 
@@ -53,8 +53,8 @@ impl From<Refusal> for Denial {
     }
 }
 
-/// Untrusted text, made safe for a log line: at most [`Shown::MOST`] bytes, of which all but visible ASCII and the
-/// space are escaped, between backticks that it cannot close.
+/// Untrusted text, made safe for a log line: at most [`Shown::MOST`] bytes, all escaped except visible ASCII and the
+/// space, between backticks that the text cannot close.
 pub struct Shown<'a>(pub &'a str);
 
 impl Shown<'_> {

@@ -1,9 +1,9 @@
 //! Messages that were processed already, by their `jti`: bounded in number and in time.
 //!
-//! Each process has its own memory. A message that is replayed to another instance changes nothing there:
-//! its revocation consists of its own claims, so it merges into the existing one. The memory serves the
-//! answer that the standards require, and the count. So the oldest entry may be evicted when it is full:
-//! refusing the next sign-out instead would be worse.
+//! Each process has its own memory of used ids. A message that is replayed to another instance changes nothing there:
+//! its revocation consists of its own claims, so it merges into the existing one. The memory serves only the refusal
+//! that the standards require, and its count. So the oldest entry may be evicted when the memory is full: the
+//! alternative, to refuse the next sign-out, would be worse.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Mutex, PoisonError};

@@ -12,7 +12,7 @@ pub const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
 /// The longest URL that a challenge names, in bytes: a longer one would not fit into many clients' headers.
 const MAX_URL: usize = 2048;
 
-/// The description of what is protected here.
+/// The metadata of the protected resource.
 #[derive(Clone, Debug)]
 pub struct ProtectedResource {
     identifier: ResourceIdentifier,
@@ -21,13 +21,13 @@ pub struct ProtectedResource {
     members: Map<String, Value>,
 }
 
-/// By which URL clients know the resource.
+/// The URL by which clients identify the resource.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum ResourceIdentifier {
-    /// Each path is a resource of its own, at the host that the client asked. Nothing a client is told about itself is
-    /// believed elsewhere, but who chooses the `Host` of another's request chooses where that client asks.
+    /// Each path is a separate resource, at the host of the request. An answer to a client about itself affects no
+    /// other client, but a client that chooses the `Host` of another's request chooses where that client asks.
     Request,
-    /// Always this one, whatever the request says.
+    /// Always this one, whatever the request.
     Fixed {
         /// As it is configured, without query and fragment.
         url: String,
@@ -63,8 +63,8 @@ impl ProtectedResource {
         Self { identifier, proxy, members }
     }
 
-    /// Where the metadata of the resource that a request asks for stands, for `resource_metadata` of a challenge
-    /// (RFC 9728 section 5.1); `None` where the request does not say what can be repeated.
+    /// The URL of the metadata of a request's resource, for `resource_metadata` of a challenge (RFC 9728 section 5.1);
+    /// `None` if the request's host or path must not be repeated in a URL.
     #[must_use]
     pub fn metadata_url(&self, request: &RequestView<'_>) -> Option<String> {
         let url = match &self.identifier {
@@ -80,8 +80,8 @@ impl ProtectedResource {
         is_quotable(&url).then_some(url)
     }
 
-    /// The metadata that stands at [`WELL_KNOWN`] followed by `path`, asked for by `request`; `None` where there is no
-    /// such resource, or where the request does not say which one it is.
+    /// The metadata at [`WELL_KNOWN`] followed by `path`, for `request`; `None` if there is no such resource, or if
+    /// the request does not identify one.
     #[must_use]
     pub fn metadata(&self, path: &str, request: &RequestView<'_>) -> Option<Value> {
         let resource = match &self.identifier {
@@ -97,7 +97,7 @@ impl ProtectedResource {
         Some(Value::Object(members))
     }
 
-    /// Whether the metadata is the same whoever asks.
+    /// Whether the metadata is the same for every request.
     #[must_use]
     pub const fn is_fixed(&self) -> bool {
         matches!(self.identifier, ResourceIdentifier::Fixed { .. })

@@ -4,19 +4,19 @@
 //! watermark, so entries may arrive late, twice or out of order.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::claims::{IssuerName, Timestamp};
 
 mod arena;
+mod clocks;
 mod forgotten;
 mod index;
 mod note;
 mod record;
 mod target_id;
 
+pub use clocks::{Clocks, Lead};
 pub use forgotten::Forgotten;
 pub use index::RevocationIndex;
 pub use note::Note;
@@ -39,10 +39,10 @@ pub enum Kind {
     Issuer,
     /// All tokens with an actor in `act`, of every user.
     Actor,
-    /// Refuses nothing: with `list: allow`, one registered token, by the id of [`Self::Token`].
+    /// Does not refuse tokens: with `list: allow`, one registered token, by the id of [`Self::Token`].
     ///
-    /// It is in the same log because it has the same needs: to last as long as the token, to reach every instance, to
-    /// survive a loss, to merge by the later expiry.
+    /// A registration is in the same log because it has the same needs: to last as long as the token, to reach every
+    /// instance, to survive a loss, to merge by the later expiry.
     Registration,
 }
 
@@ -106,6 +106,8 @@ pub enum Origin {
 }
 
 impl Origin {
+    pub const ALL: [Self; 2] = [Self::SignedOut, Self::Revoked];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -116,7 +118,7 @@ impl Origin {
 
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::SignedOut, Self::Revoked].into_iter().find(|origin| origin.as_str() == name)
+        Self::ALL.into_iter().find(|origin| origin.as_str() == name)
     }
 }
 
@@ -187,47 +189,6 @@ impl Watermark {
     }
 }
 
-/// The wall clocks, for a watermark that no caller names. Each of them may be wrong.
-#[derive(Clone, Copy, Debug)]
-pub struct Clocks {
-    /// This machine's.
-    pub local: Timestamp,
-    /// The store's; `None` without a store, or before it was read.
-    pub store: Option<Timestamp>,
-}
-
-impl Clocks {
-    /// One clock alone.
-    #[must_use]
-    pub const fn local(local: Timestamp) -> Self {
-        Self { local, store: None }
-    }
-
-    /// A token that has expired by it has expired by both.
-    #[must_use]
-    pub fn earliest(self) -> Timestamp {
-        self.store.map_or(self.local, |store| store.min(self.local))
-    }
-
-    /// A token that exists now was issued before it, unless its issuer's clock leads.
-    #[must_use]
-    pub fn latest(self) -> Timestamp {
-        self.store.map_or(self.local, |store| store.max(self.local))
-    }
-
-    /// The difference of the two.
-    #[must_use]
-    pub fn skew(self) -> Duration {
-        self.latest().since(self.earliest())
-    }
-
-    /// Milliseconds by which this machine's is ahead of the store's, negative if it is behind.
-    #[must_use]
-    pub fn ahead_ms(self) -> Option<i64> {
-        self.store.map(|store| self.local.as_millis().saturating_sub(store.as_millis()))
-    }
-}
-
 /// The longest configurable leeway, and the largest accepted lead.
 pub const LONGEST_LEEWAY: Duration = Duration::from_secs(3_600);
 
@@ -236,86 +197,6 @@ pub const LONGEST_LIFETIME: Duration = Duration::from_secs(400 * 24 * 3_600);
 
 /// The longest `max_staleness` that can be configured.
 pub const LONGEST_STALENESS: Duration = Duration::from_secs(24 * 3_600);
-
-/// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen, by the earlier
-/// of the wall clocks; and the latest `iat`, which no clock measures.
-///
-/// Shared by all clones of the issuer; it never decreases.
-#[derive(Clone, Debug, Default)]
-pub struct Lead(Arc<Seen>);
-
-#[derive(Debug, Default)]
-struct Seen {
-    /// In milliseconds.
-    lead: AtomicU64,
-    /// The latest `iat`, in milliseconds since 1970.
-    dated: AtomicI64,
-    /// Milliseconds by which this machine's clock is ahead of the store's.
-    local_ahead: AtomicU64,
-}
-
-/// In the place of how far this machine's clock is ahead.
-const UNKNOWN: u64 = u64::MAX;
-
-impl Lead {
-    /// Tokens of the current second may be dated up to its end, by the clock of another machine.
-    pub const LEAST: Duration = Duration::from_secs(1);
-
-    /// Records a verified token.
-    pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
-        let Some(issued_at) = issued_at else { return };
-        self.note_dated(issued_at);
-        let local_ahead = self.0.local_ahead.load(Ordering::Relaxed);
-        if local_ahead == UNKNOWN {
-            return;
-        }
-        let earliest = now.minus(Duration::from_millis(local_ahead));
-        let ahead = issued_at.since(earliest);
-        if !ahead.is_zero() {
-            self.raise(ahead);
-        }
-    }
-
-    /// A token of this date was verified, here or by another instance.
-    pub fn note_dated(&self, issued_at: Timestamp) {
-        let millis = issued_at.as_millis();
-        if millis > self.0.dated.load(Ordering::Relaxed) {
-            self.0.dated.fetch_max(millis, Ordering::Relaxed); // Seldom: decisions share the line.
-        }
-    }
-
-    /// The latest `iat` that was verified; 1970 before the first.
-    #[must_use]
-    pub fn dated(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.dated.load(Ordering::Relaxed))
-    }
-
-    /// The latest `iat` that was verified, unless every instant covers it that is stamped now or later by an instance
-    /// that knows this lead. `earliest`: the earlier of the wall clocks.
-    #[must_use]
-    pub fn beyond(&self, earliest: Timestamp) -> Option<Timestamp> {
-        Some(self.dated()).filter(|dated| *dated > earliest.plus(self.seen().max(Self::LEAST)))
-    }
-
-    /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one. `None`: one of the
-    /// two is wrong, and no lead is measured.
-    pub fn note_local_ahead(&self, ahead: Option<Duration>) {
-        let millis = ahead.map_or(UNKNOWN, |ahead| u64::try_from(ahead.as_millis()).unwrap_or(UNKNOWN));
-        self.0.local_ahead.store(millis, Ordering::Relaxed);
-    }
-
-    /// Records a lead that another instance has seen.
-    pub fn raise(&self, to: Duration) {
-        let to = to.min(LONGEST_LEEWAY);
-        self.0.lead.fetch_max(u64::try_from(to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    /// The largest observed lead.
-    #[must_use]
-    pub fn seen(&self) -> Duration {
-        Duration::from_millis(self.0.lead.load(Ordering::Relaxed))
-    }
-}
 
 /// One entry of the log: tokens of `target` issued up to `watermark` are refused until `expires_at`.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -330,9 +211,9 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// Makes it last for as long as a token may be accepted after it was issued, if that is longer: one of a user or of
-    /// another whose tokens are told by their age. Those of a token end with it, and those without an instant count from
-    /// when they are written.
+    /// Extends the expiry to the longest time for which a token may be accepted after it was issued, for users and
+    /// other targets whose tokens are revoked by their age. Not extended: a token's revocation, which ends with the
+    /// token, and a revocation without an instant, which is kept from its writing on.
     pub fn last_for(&mut self, retention: Duration) {
         if !self.target.kind.is_forever() && self.watermark != Watermark::FOREVER {
             self.expires_at = self.expires_at.max(self.watermark.instant().plus(retention));

@@ -35,7 +35,8 @@ pub struct RequestView<'a> {
     /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
     /// one.
     pub certificate: &'a str,
-    /// The one MCP message of the request, as the proxy read it; `None` if it read none, or more than one.
+    /// The one MCP message of the request, as the proxy read it; `None` if the proxy read no message, or more than
+    /// one.
     pub mcp: Option<McpMessage<'a>>,
 }
 
@@ -138,7 +139,7 @@ pub enum Access {
     Protected,
     /// As protected, but an expired or revoked token is accepted: its holder is about to get a new one.
     Refresh,
-    /// The token is revoked; expired and revoked ones succeed.
+    /// The token is revoked; the request also succeeds with an expired or revoked token.
     SignOut(SignOut),
 }
 
@@ -152,7 +153,7 @@ pub struct SignOut {
 /// The response after the sign-out is recorded.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Then {
-    /// The request goes on to the auth service.
+    /// The request is forwarded to the auth service.
     Forward,
     /// Doorward answers 204.
     Respond,
@@ -188,19 +189,19 @@ pub struct Match {
     pub path: PathMatch,
     pub hosts: Vec<HostPattern>,
     pub methods: Vec<String>,
-    /// `None`: whatever message the request carries.
+    /// `None`: any message, or none.
     pub mcp: Option<McpMatch>,
 }
 
 impl Match {
-    /// Whether all but the path match those of the request exactly. What depends on a message that is not
-    /// known fits: [`Self::lacks_message`] refuses it.
+    /// Whether all conditions except the path match the request exactly. A condition on an unknown message counts as
+    /// met: [`Self::lacks_message`] refuses the request.
     pub(super) fn beside_path(&self, request: &RequestView<'_>) -> bool {
         let host = || host_of(request.host);
         self.method(request.method) && (self.hosts.is_empty() || self.host(&host())) && self.message(request)
     }
 
-    /// Whether it cannot be told that the rule is for this request, because its MCP message is not known.
+    /// Whether it is undecided that the rule applies to this request, because the request's MCP message is unknown.
     pub(super) fn lacks_message(&self, request: &RequestView<'_>) -> bool {
         self.mcp.as_ref().is_some_and(|mcp| mcp.fit(request.mcp) == Fit::Unknown)
     }
@@ -270,7 +271,8 @@ impl PathMatch {
                 prefix => Self::Prefix(prefix.to_owned()),
             },
             Self::Regex(regex) => {
-                // It compiled already; case-insensitive it may need more memory, which the bound does not concern.
+                // The pattern compiled already; its case-insensitive form may need more memory than the bound on
+                // configured patterns allows.
                 let folded = RegexBuilder::new(regex.as_str()).case_insensitive(true).size_limit(usize::MAX).build();
                 Self::Regex(folded.unwrap_or_else(|_| regex.clone()))
             }
@@ -356,7 +358,7 @@ pub struct Requirements {
     pub claims: BTreeMap<String, Vec<Value>>,
     /// Any of these; empty accepts all.
     pub issuers: Vec<IssuerName>,
-    /// The token names one of these (RFC 8707); `None` accepts what the issuer's own audiences accept.
+    /// The token names one of these (RFC 8707); `None` accepts the issuer's own audiences.
     pub audience: Option<Audiences>,
     /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count); empty accepts all.
     pub actors: Vec<String>,

@@ -58,9 +58,9 @@ impl Rules {
         self.all.iter().find(|rule| *rule.name == *name)
     }
 
-    /// The rule that the route names, else the first match, else `default`; with the protecting rules
-    /// of all other readings of the path. A loosening rule is always alone. A rule for some MCP messages refuses a
-    /// request whose message is not known.
+    /// The rule that the route names, else the first match, else `default`; with the protecting rules of all other
+    /// readings of the path. A loosening rule is always alone. A rule for certain MCP messages refuses a request whose
+    /// message is unknown.
     pub fn select<'a>(&'a self, request: &RequestView<'_>, default: &'a Rule) -> Result<Selected<'a>, Refusal> {
         let path = Path::new(request.target);
         if path.is_too_odd() {
@@ -84,7 +84,7 @@ impl Rules {
         } else {
             let literal = self.literal(path.text(), request, |_| true);
             let rule = literal.map_or(default, |at| &self.all[at]);
-            // The first rule takes precedence over later ones, unless it loosens what they protect.
+            // The first rule takes precedence over later ones, unless it loosens their protection.
             let end = literal.filter(|_| !rule.loosens()).unwrap_or(self.all.len());
             for reading in path.readings() {
                 let hidden = |at: usize| !self.is_literal(at, path.text(), request);
@@ -140,7 +140,7 @@ const LACKS_MESSAGE: &str = "needs to know the MCP message, and the proxy names 
     than POST, or a body that is not one JSON-RPC request; a call without the name of its tool; a response; or \
     Envoy's MCP filter or its metadata is missing";
 
-/// The rules selected so far, each once; one alone takes no memory.
+/// The rules selected so far, each once; a single rule needs no allocation.
 #[derive(Default)]
 struct Selection<'a> {
     first: Option<&'a Rule>,
@@ -369,7 +369,7 @@ mod tests {
             };
             assert_eq!(selected, expected, "{method} {target} {mcp:?}");
         }
-        // A route that names the rule has told what the request is.
+        // A route that names the rule has identified the request.
         let request = RequestView { method: "GET", target: "/mcp", rule: Some("pay"), ..RequestView::NOTHING };
         assert_eq!(&*rules.select(&request, &default).unwrap().first.name, "pay");
     }

@@ -20,7 +20,7 @@ pub use self::subject::{Unmapped, user_targets};
 use super::claims::{ClaimSet, IssuerName, Timestamp};
 use super::denial::Denial;
 use super::jwks::{Algorithm, Jwks};
-use super::logout_token::{filled, made_at, missing};
+use super::message::{filled, made_at, missing, signed};
 use super::refusal::Refusal;
 use super::replay::MessageId;
 use super::revocation::{Clocks, Revocation};
@@ -67,11 +67,11 @@ pub enum EventOutcome {
     StreamUpdated {
         enabled: bool,
     },
-    /// It does not concern tokens, or is not known.
+    /// The event does not concern tokens, or is unknown.
     Ignored,
-    /// It names no subject that can be mapped to tokens.
+    /// The event names no subject that can be mapped to tokens.
     Unmapped,
-    /// Too old to concern any token that is still alive.
+    /// Too old: every token that the event could concern has expired.
     Stale,
 }
 
@@ -96,19 +96,15 @@ impl Transmitter {
     /// Checks a security event token: signed by its transmitter, of the right type, for this service, created in the
     /// past.
     ///
-    /// It needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); one that is present
-    /// counts. `retention`: the time for which its revocation would matter, and its `jti` is remembered.
+    /// An event token needs no `exp` (RFC 8417 section 2.2: an event does not cease to have happened); a present `exp`
+    /// is checked. `retention`: the time for which its revocation would matter, and its `jti` is remembered.
     pub fn verify(
         &self,
         token: UnverifiedToken<'_>,
         retention: Duration,
         now: Timestamp,
     ) -> Result<EventToken, Refusal> {
-        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
-        if token.token_type() != "secevent+jwt" {
-            return Err(Refusal::new(Denial::WrongType, "`typ` of the header is not `secevent+jwt`"));
-        }
-        let claims = token.into_claims();
+        let claims = signed(token, self.keys.as_ref(), &self.algorithms, &["secevent+jwt"])?;
         self.check_audience(&claims)?;
         let issued_at = made_at(&claims, now.plus(self.leeway))?;
         let expires_at = numeric_date(&claims, "exp")?;
@@ -133,11 +129,7 @@ impl Transmitter {
     /// short-lived JWT whose audience is the endpoint. Only a transmitter whose audience ends with that URL's path
     /// may send one, so that no other token for the same audience is accepted.
     pub fn authenticate(&self, token: UnverifiedToken<'_>, now: Timestamp) -> Result<MessageId, Refusal> {
-        token.check_signature(self.keys.as_ref(), &self.algorithms)?;
-        if !["global-token-revocation+jwt", "jwt"].contains(&token.token_type().as_str()) {
-            return Err(Denial::WrongType.into());
-        }
-        let claims = token.into_claims();
+        let claims = signed(token, self.keys.as_ref(), &self.algorithms, &["global-token-revocation+jwt", "JWT"])?;
         if claims.contains_key("events") || claims.contains_key("nonce") {
             return Err(Denial::WrongType.into());
         }

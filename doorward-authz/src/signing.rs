@@ -36,7 +36,7 @@ impl SigningKey {
     /// Reads a PEM file with a private key in PKCS #8: EC P-256, Ed25519, or RSA from 2048 bits.
     pub fn from_pem(pem: &str) -> Result<Self, UnfitKey> {
         if !pem.contains("-----BEGIN PRIVATE KEY-----") {
-            return Err(UnfitKey); // Older forms, and encrypted ones.
+            return Err(UnfitKey); // Older and encrypted forms of private keys.
         }
         let pem = pem.as_bytes();
         let read = [
@@ -102,7 +102,8 @@ impl PayloadSigner {
         Ok(Self { key: SigningKey::from_pem(pem)?, ttl })
     }
 
-    /// Signs an identity as a token of this `typ`. It is valid for the configured time, and no longer than its token.
+    /// Signs an identity as a token of this `typ`. The result is valid for the configured time, and no longer than its
+    /// token.
     #[must_use]
     pub fn sign(
         &self,

@@ -2,10 +2,10 @@
 //! list, and each token names its place in it.
 //!
 //! ```text
-//! token → StatusReference (uri, idx) → StatusLists, which holds the verified lists → StatusValue → Status
+//! token → StatusReference (uri, idx) → StatusLists, which has the verified lists → StatusValue → Status
 //! ```
 //!
-//! Lists are fetched elsewhere and in the background; here they are read, verified and held. A token without a reference
+//! Lists are fetched elsewhere and in the background; here they are read, verified and stored. A token without a reference
 //! is decided without a look at any of this.
 
 mod list;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 pub use self::list::{Bits, MalformedList, StatusList};
-pub use self::store::{HeldList, StatusLists};
+pub use self::store::{StatusLists, StoredList};
 use super::claims::ClaimSet;
 use super::refusal::{Refusal, Shown, type_of};
 

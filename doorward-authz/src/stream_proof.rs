@@ -1,5 +1,5 @@
-//! The sealed facts of a decision about its stream: Check writes them into the dynamic metadata, and the
-//! stream's own service trusts nothing else.
+//! The sealed facts of a decision about its stream: Check writes them into the dynamic metadata, and the service of
+//! the stream trusts only these.
 //!
 //! Only filters can write Envoy's metadata of `ext_authz`, so no client can. The seal is for the other filters
 //! (`header_to_metadata`, Lua, a second `ext_authz`): through them a request could name another user's token,

@@ -115,14 +115,14 @@ impl<'a> Found<'a> {
 /// The schemes that are accepted if this one is configured, each with the declared use of the token.
 fn schemes(configured: &str) -> impl Iterator<Item = (&str, Scheme)> {
     let is_bearer = configured.eq_ignore_ascii_case(BEARER);
-    let said = if is_bearer {
+    let kind = if is_bearer {
         Scheme::Bearer
     } else if configured.eq_ignore_ascii_case(dpop::SCHEME) {
         Scheme::Dpop
     } else {
         Scheme::Unsaid
     };
-    [(configured, said)].into_iter().chain(is_bearer.then_some((dpop::SCHEME, Scheme::Dpop)))
+    [(configured, kind)].into_iter().chain(is_bearer.then_some((dpop::SCHEME, Scheme::Dpop)))
 }
 
 impl TokenSettings {
@@ -162,8 +162,8 @@ impl TokenSettings {
                         }
                     }
                 }
-                TokenSource::WebSocketProtocol(word) => {
-                    for token in Offer::read(request, word).tokens {
+                TokenSource::WebSocketProtocol(protocol) => {
+                    for token in Offer::read(request, protocol).tokens {
                         found.take_value(token, self.max_bytes);
                     }
                 }
@@ -179,16 +179,16 @@ impl TokenSettings {
 
     /// The token after a scheme; where `Bearer` is accepted, `DPoP` is as well.
     fn credentials<'a>(&self, field: &'a [u8], scheme: &str) -> Result<Option<(BearerToken<'a>, Scheme)>, Denial> {
-        for (scheme, said) in schemes(scheme) {
+        for (scheme, kind) in schemes(scheme) {
             if let Some(token) = BearerToken::from_credentials(field, scheme, self.max_bytes)? {
-                return Ok(Some((token, said)));
+                return Ok(Some((token, kind)));
             }
         }
         Ok(None)
     }
 
     /// Finds the token of an `Authorization` field. More than one field with one token is refused if a token must be
-    /// valid; each is found all the same, for rules that sign out or in.
+    /// valid; each is found nevertheless, for rules that sign out or in.
     fn find_credentials<'a>(&self, request: &RequestView<'a>, name: &str, scheme: &str, found: &mut Found<'a>) {
         let fields = || request.header(name);
         if fields().nth(1).is_some() && !fields().all(is_emptied) {
@@ -197,15 +197,15 @@ impl TokenSettings {
         for field in fields() {
             match self.credentials(field, scheme) {
                 Ok(token) => {
-                    if let Some((token, said)) = token {
-                        found.take(Cow::Borrowed(token.as_str()), said);
+                    if let Some((token, kind)) = token {
+                        found.take(Cow::Borrowed(token.as_str()), kind);
                     }
                 }
                 Err(denial) => {
                     found.refuse(denial);
-                    for (scheme, said) in schemes(scheme) {
+                    for (scheme, kind) in schemes(scheme) {
                         for token in BearerToken::all_in(field, scheme, self.max_bytes) {
-                            found.take(Cow::Borrowed(token.as_str()), said);
+                            found.take(Cow::Borrowed(token.as_str()), kind);
                         }
                     }
                 }
@@ -304,14 +304,14 @@ pub(super) struct Offer<'a> {
 }
 
 impl<'a> Offer<'a> {
-    pub(super) fn read(request: &RequestView<'a>, word: &str) -> Self {
+    pub(super) fn read(request: &RequestView<'a>, protocol: &str) -> Self {
         let items = request.header(WEBSOCKET_PROTOCOL).flat_map(|field| field.split(|b| *b == b','));
         let mut items = items.map(<[u8]>::trim_ascii).filter(|item| !item.is_empty()).peekable();
         let mut offer = Self::default();
         while let Some(item) = items.next() {
-            if item == word.as_bytes() {
+            if item == protocol.as_bytes() {
                 offer.has_word = true;
-                offer.tokens.extend(items.next_if(|next| *next != word.as_bytes()));
+                offer.tokens.extend(items.next_if(|next| *next != protocol.as_bytes()));
             } else {
                 offer.rest.push(item);
             }
@@ -342,10 +342,10 @@ impl TokenSource {
     pub fn may_stand_in(&self, request: &RequestView<'_>) -> bool {
         let Self::Header { name, scheme: Some(scheme) } = self else { return true };
         let dpop = scheme.eq_ignore_ascii_case(BEARER).then_some(dpop::SCHEME);
-        let begins = |word: &[u8], scheme: &str| {
-            word.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
+        let begins = |text: &[u8], scheme: &str| {
+            text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme.as_bytes()))
         };
-        let is_ours = |word: &[u8]| begins(word, scheme) || dpop.is_some_and(|dpop| begins(word, dpop));
+        let is_ours = |text: &[u8]| begins(text, scheme) || dpop.is_some_and(|dpop| begins(text, dpop));
         let names_ours = |field: &[u8]| field.split(|b| b.is_ascii_whitespace() || *b == b',').any(is_ours);
         let mut fields = request.header(name).peekable();
         fields.peek().is_none() || fields.any(names_ours)
@@ -363,8 +363,8 @@ impl TokenSettings {
             Some(TokenSource::Cookie(name) | TokenSource::ChunkedCookie(name)) => {
                 fields.push(("cookie".to_owned(), format!("{name}={token}")));
             }
-            Some(TokenSource::WebSocketProtocol(word)) => {
-                fields.push((WEBSOCKET_PROTOCOL.to_owned(), format!("{word}, {token}")));
+            Some(TokenSource::WebSocketProtocol(protocol)) => {
+                fields.push((WEBSOCKET_PROTOCOL.to_owned(), format!("{protocol}, {token}")));
             }
             Some(TokenSource::Query(name)) => {
                 let and = if target.contains('?') { "&" } else { "?" };

@@ -65,7 +65,7 @@ const CLAIMS: [Claim; 18] = [
 /// Claims that are `true` in refresh tokens.
 const FLAGS: [&str; 4] = ["refresh", "isrefresh", "refreshtoken", "isrefreshtoken"];
 
-/// The claims whose only scope marks a refresh token.
+/// The claims that mark a refresh token by their only scope.
 const SCOPES: [&str; 3] = ["scope", "scopes", "scp"];
 
 /// The claim with the id of the access token to which a refresh token of Spring Security belongs.
@@ -91,8 +91,8 @@ const MESSAGES: [&str; 11] = [
 const URN: &str = "urn:ietf:params:oauth:token-type:";
 
 impl TokenUse {
-    /// The use that the header's `typ` and the claims name; one that is not for access prevails. `None`: a token
-    /// without a known mark.
+    /// The use that the header's `typ` and the claims name; a use other than access prevails. `None`: the token has no
+    /// recognised mark.
     #[must_use]
     pub fn named(header_type: Option<&str>, claims: &ClaimSet) -> Option<Self> {
         Self::mark(header_type, claims).map(|(named, _)| named)
@@ -102,7 +102,7 @@ impl TokenUse {
     #[must_use]
     pub fn mark<'a>(header_type: Option<&str>, claims: &'a ClaimSet) -> Option<(Self, &'a str)> {
         let in_claims = claims.names().filter_map(|name| Self::of_member(name, claims));
-        let header = header_type.and_then(Self::of_word).map(|named| (named, "`typ` of the header"));
+        let header = header_type.and_then(Self::of_value).map(|named| (named, "`typ` of the header"));
         header.into_iter().chain(in_claims).max_by_key(|(named, _)| *named != Self::Access)
     }
 
@@ -116,7 +116,7 @@ impl TokenUse {
         let named = if FLAGS.into_iter().any(is) {
             (claims.get(name)? == true).then_some(Self::Refresh)
         } else if SCOPES.contains(&name) {
-            only_word(&claims.get(name)?).filter(|word| is_scope_of_refreshing(word)).map(|_| Self::Refresh)
+            only_value(&claims.get(name)?).filter(|word| is_refresh_scope(word)).map(|_| Self::Refresh)
         } else if name == ACCESS_TOKEN_ID {
             claims.get(name)?.is_string().then_some(Self::Refresh)
         } else {
@@ -128,9 +128,9 @@ impl TokenUse {
     /// The use that one value names, in any spelling: `Refresh`, `refresh_token`, `refreshToken`, `refreshJwt`,
     /// `rt+jwt`, `urn:ietf:params:oauth:token-type:refresh_token`.
     #[must_use]
-    pub fn of_word(word: &str) -> Option<Self> {
+    pub fn of_value(word: &str) -> Option<Self> {
         if word == "JWT" {
-            return None; // Of most headers, and of every kind of token (RFC 7519 section 5.1).
+            return None; // A value of most headers, and of every kind of token (RFC 7519 section 5.1).
         }
         let lower = word.trim().to_ascii_lowercase();
         let lower = lower.strip_prefix("application/").or_else(|| lower.strip_prefix(URN)).unwrap_or(&lower);
@@ -155,24 +155,24 @@ impl TokenUse {
 impl Claim {
     fn read(&self, value: &Value) -> Option<TokenUse> {
         match value {
-            Value::String(word) => self.of_word(word),
+            Value::String(word) => self.of_value(word),
             Value::Array(words) => {
-                let words = words.iter().filter_map(|word| self.of_word(word.as_str()?));
+                let words = words.iter().filter_map(|word| self.of_value(word.as_str()?));
                 words.max_by_key(|named| *named != TokenUse::Access)
             }
             _ => None,
         }
     }
 
-    fn of_word(&self, word: &str) -> Option<TokenUse> {
+    fn of_value(&self, word: &str) -> Option<TokenUse> {
         let bare = word.trim();
         let abbreviated = self.abbreviated.iter().find(|(known, _)| bare.eq_ignore_ascii_case(known));
         if let Some((_, named)) = abbreviated {
             return Some(*named);
         }
-        let named = TokenUse::of_word(bare)?;
-        let says_token = || bare.to_ascii_lowercase().contains("token");
-        (self.of_tokens || named == TokenUse::Refresh && !bare.eq_ignore_ascii_case("offline") || says_token())
+        let named = TokenUse::of_value(bare)?;
+        let contains_token = || bare.to_ascii_lowercase().contains("token");
+        (self.of_tokens || named == TokenUse::Refresh && !bare.eq_ignore_ascii_case("offline") || contains_token())
             .then_some(named)
     }
 }
@@ -212,7 +212,7 @@ const fn letter(byte: u8) -> u32 {
 }
 
 /// The only item of a text or a list.
-fn only_word(value: &Value) -> Option<String> {
+fn only_value(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => {
             let mut words = text.split_ascii_whitespace();
@@ -228,7 +228,7 @@ fn only_word(value: &Value) -> Option<String> {
 
 /// `refresh_token` or `ROLE_REFRESH_TOKEN`. Beside other scopes it is a scope that the client requested (Salesforce),
 /// and `refresh` alone may be an API's own scope.
-fn is_scope_of_refreshing(word: &str) -> bool {
+fn is_refresh_scope(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     is_bare(word.strip_prefix("role_").unwrap_or(&word), "refreshtoken")
 }

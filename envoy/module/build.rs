@@ -1,4 +1,4 @@
-//! Links the unwinder into the library: images of Envoy without a distribution have no `libgcc_s.so.1`.
+//! Links the unwinder into the library: Envoy's distroless images lack `libgcc_s.so.1`.
 
 use std::path::Path;
 

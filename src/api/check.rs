@@ -1,4 +1,4 @@
-//! Envoy's `envoy.service.auth.v3.Authorization/Check`: the only place that knows its messages.
+//! Envoy's `envoy.service.auth.v3.Authorization/Check`: the only module that reads and writes its messages.
 //!
 //! A refusal is a denied response, never a gRPC error: `failure_mode_allow` would let that through. Envoy allows
 //! an empty `CheckResponse`, so every response is written by [`response::respond`], which cannot leave the status

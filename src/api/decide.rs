@@ -1,5 +1,5 @@
-//! The decision on one request, from its bytes to its record: decide; fetch what the decision needs; decide
-//! again; store a sign-out; answer.
+//! The decision on one request, from its bytes to its record: decide; fetch the keys or answers that the decision
+//! needs; decide again; store a sign-out; answer.
 
 mod fetch;
 
@@ -12,7 +12,7 @@ use tracing::error;
 
 use super::record::{log, record};
 use crate::authz::answer::Responder;
-use crate::authz::authorizer::{Decision, Evidence, Needs, Outcome, View};
+use crate::authz::authorizer::{Decision, Evidence, Needs, Outcome, Verification, View};
 use crate::authz::denial::Denial;
 use crate::authz::rule::{RequestView, Rule};
 use crate::clock;
@@ -36,17 +36,19 @@ pub struct Query<'a> {
     rule: Option<&'a Rule>,
     caller: Caller<'a>,
     started: Instant,
-    /// Whether nothing may change by it.
+    /// Whether the decision must have no effects.
     only_asked: bool,
+    verification: Verification,
 }
 
 impl<'a> Query<'a> {
     #[must_use]
     pub fn new(state: &'a State, request: &'a RequestView<'a>) -> Self {
-        Self { state, request, rule: None, caller: Caller::default(), started: Instant::now(), only_asked: false }
+        let (caller, started) = (Caller::default(), Instant::now());
+        Self { state, request, rule: None, caller, started, only_asked: false, verification: Verification::Allowed }
     }
 
-    /// Decided by this one rule instead of the configured ones.
+    /// Decides by this one rule instead of the configured ones.
     #[must_use]
     pub const fn by_rule(self, rule: &'a Rule) -> Self {
         Self { rule: Some(rule), ..self }
@@ -57,24 +59,36 @@ impl<'a> Query<'a> {
         Self { caller, ..self }
     }
 
-    /// Only asked: nobody is signed out, nothing is recorded, and a proof that the request brings may be used
-    /// afterwards.
+    /// Decides without effects: no sign-out is stored, nothing is recorded, and a proof in the request remains unused.
     #[must_use]
     pub const fn only_asked(self) -> Self {
         Self { only_asked: true, ..self }
     }
+
+    /// A signature is verified in its turn, one after another among all such queries: [`decide_at_once`] leaves a token
+    /// that was not verified before to [`decide`].
+    #[must_use]
+    pub const fn verified_in_turn(self) -> Self {
+        Self { verification: Verification::Deferred, ..self }
+    }
+
+    /// The start of the decision.
+    #[must_use]
+    pub const fn started(&self) -> Instant {
+        self.started
+    }
 }
 
-/// Decides a request, and fetches what the pure decision needs; a sign-out is stored before the answer. `put`
-/// turns the decision into the caller's form. If any of it panics, this request is refused and the process
-/// goes on.
+/// Decides a request: fetches the keys or answers that the pure decision needs, and stores a sign-out before it
+/// answers. `put` turns the decision into the caller's form. If any of this panics, this request is refused and the
+/// process continues.
 pub async fn decide<T>(query: Query<'_>, put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T) -> T {
     let read = |deciding: &Deciding<'_>, decision: &Decision<'_>| deciding.put(decision, &put);
     decide_with(query, read).await.unwrap_or_else(|| refuse(query.state, Denial::InternalError, None, put))
 }
 
-/// The first half of [`decide`], for a caller that must not wait: `None` if the decision needs something, or signs
-/// somebody out. Nothing was counted, logged or started then: [`decide`] does it all.
+/// The first half of [`decide`], for a caller that must not wait: `None` if the decision needs something, or signs a
+/// user out. In that case nothing was counted, logged or started: call [`decide`].
 pub fn decide_at_once<T>(
     query: Query<'_>,
     put: impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> T,
@@ -86,7 +100,7 @@ pub fn decide_at_once<T>(
     }
 }
 
-/// As [`decide`], for answers of another form: `read` takes what they need. `None` if any of it panicked.
+/// Like [`decide`], for answers of another form: `read` takes the parts that it needs. `None` if any of it panicked.
 pub(super) async fn decide_with<T>(query: Query<'_>, read: impl Fn(&Deciding<'_>, &Decision<'_>) -> T) -> Option<T> {
     match guarded(|| Deciding::new(query).at_once(&read)).ok()? {
         Ok(answer) => Some(answer),
@@ -98,7 +112,7 @@ pub(super) async fn decide_with<T>(query: Query<'_>, read: impl Fn(&Deciding<'_>
     }
 }
 
-/// A decision of which a part panicked.
+/// A panic during a decision, already logged.
 struct Panicked;
 
 impl Panicked {
@@ -112,7 +126,7 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
     catch_unwind(AssertUnwindSafe(work)).map_err(|_| Panicked::report())
 }
 
-/// A decision under way: the query, the policy in force, and what was fetched for this request.
+/// A decision in progress: the query, the policy in force, and the answers that were fetched for this request.
 pub(super) struct Deciding<'a> {
     query: Query<'a>,
     pub(super) policy: Arc<Policy>,
@@ -135,7 +149,7 @@ impl<'a> Deciding<'a> {
         Self { query, policy, fetched }
     }
 
-    /// What the pure decision is made with.
+    /// The input of the pure decision.
     pub(super) fn view(&self) -> View<'_> {
         self.fetched.view(self.query.state)
     }
@@ -151,7 +165,7 @@ impl<'a> Deciding<'a> {
         }
     }
 
-    /// Decides and answers, unless the decision needs something or signs somebody out.
+    /// Decides and answers, unless the decision needs something or signs a user out.
     fn at_once<T>(self, read: impl FnOnce(&Self, &Decision<'_>) -> T) -> Result<T, Box<Undecided<'a>>> {
         let decision = self.authorize();
         let remembered = decision.evidence.remembered;
@@ -164,7 +178,7 @@ impl<'a> Deciding<'a> {
         Ok(self.answer(&decision, read))
     }
 
-    /// Answers, and records what was decided.
+    /// Answers, and records the decision.
     fn answer<T>(&self, decision: &Decision<'_>, read: impl FnOnce(&Self, &Decision<'_>) -> T) -> T {
         let Query { state, request, caller, started, only_asked, .. } = self.query;
         #[cfg(test)]
@@ -189,11 +203,13 @@ impl Undecided<'_> {
         let by = deciding.deadline();
         let mut left = Needs::KINDS;
         let mut decision = loop {
+            let mut turn = None;
             if let Some(needs) = needs.take() {
-                deciding.fetch(needs, by).await;
+                turn = deciding.fetch(needs, by).await;
                 left -= 1;
             }
             let decision = deciding.authorize();
+            drop(turn);
             match decision.outcome {
                 Outcome::Needs(next) if left > 0 => needs = Some(next),
                 _ => break decision,
@@ -216,8 +232,8 @@ pub struct Flaw<'a> {
     pub request: &'a RequestView<'a>,
 }
 
-/// Refuses what cannot even be asked about, such as a message without a request. Without a flaw the caller has
-/// logged or counted why.
+/// Refuses input that is not a request to decide, such as a message without an HTTP request. Without a flaw the caller
+/// has logged or counted the reason.
 pub fn refuse<T>(
     state: &State,
     denial: Denial,

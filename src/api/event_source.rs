@@ -7,14 +7,18 @@
 pub mod events;
 mod logout;
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 pub(super) use logout::{LogoutError, log_out};
 
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
-use crate::authz::refusal::Refusal;
+use crate::authz::refusal::{List, Refusal, Shown};
 use crate::authz::revocation::Revocation;
+use crate::authz::signals::Transmitter;
+use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
 use crate::state::{DecisionLog, LedgerError, Policy, State};
 
 /// A receiver of messages; a closed set of labels.
@@ -47,7 +51,7 @@ impl EventSource {
     }
 }
 
-/// Why a message is refused, and whose keys might help.
+/// Why a message is refused, and the issuer whose keys, fetched again, might verify it.
 pub(super) struct Refused {
     pub(super) refusal: Refusal,
     pub(super) issuer: Option<IssuerName>,
@@ -68,20 +72,86 @@ impl<T: Into<Refusal>> From<T> for Refused {
     }
 }
 
-/// Verifies by the keys in force; a key that is not among them is fetched once, within the bounds of
-/// `keys.cooldown`, before it counts as unknown. A refusal is logged as those of decisions are.
-pub(super) async fn verified<T>(
+/// A server that signs JWTs for this one. Its keys are published, and fetched under its name.
+pub(super) trait Signer {
+    fn name(&self) -> &IssuerName;
+}
+
+impl Signer for TrustedIssuer {
+    fn name(&self) -> &IssuerName {
+        &self.name
+    }
+}
+
+impl Signer for Transmitter {
+    fn name(&self) -> &IssuerName {
+        &self.name
+    }
+}
+
+/// Verifies a JWT of another server: `signer` finds the server that the token names, `check` applies the rules for its
+/// kind of token.
+///
+/// A key that is not among the signer's is fetched once, within the bounds of `keys.cooldown`, before it counts as
+/// unknown.
+pub(super) async fn verify<S: Signer, T>(
+    state: &State,
+    token: &str,
+    signer: impl Fn(&Policy, &UnverifiedToken<'_>) -> Result<Arc<S>, Refusal>,
+    check: impl Fn(&Policy, &S, UnverifiedToken<'_>) -> Result<T, Refusal>,
+) -> Result<(Arc<S>, T), Refused> {
+    let attempt = |policy: &Policy| -> Result<(Arc<S>, T), Refused> {
+        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
+        let unverified = UnverifiedToken::parse(bearer)?;
+        let signer = signer(policy, &unverified)?;
+        match check(policy, &signer, unverified) {
+            Ok(checked) => Ok((signer, checked)),
+            Err(refusal) => Err(Refused { refusal, issuer: Some(signer.name().clone()) }),
+        }
+    };
+    let policy = state.policy();
+    let attempted = attempt(&policy);
+    match &attempted {
+        Err(Refused { refusal: Refusal { denial: Denial::UnknownKey, .. }, issuer: Some(issuer) }) => {
+            let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(issuer)).await;
+            attempt(&state.policy())
+        }
+        _ => attempted,
+    }
+}
+
+/// As [`verify`], for a message; a refusal is logged as those of decisions are.
+pub(super) async fn receive<S: Signer, T>(
     state: &State,
     source: EventSource,
-    attempt: impl Fn(&Policy) -> Result<T, Refused>,
-) -> Result<T, Refused> {
-    let policy = state.policy();
-    let mut attempted = attempt(&policy);
-    if let Err(Refused { refusal: Refusal { denial: Denial::UnknownKey, .. }, issuer: Some(issuer) }) = &attempted {
-        let _ = tokio::time::timeout(policy.max_wait, state.keys().refresh(issuer)).await;
-        attempted = attempt(&state.policy());
+    token: &str,
+    signer: impl Fn(&Policy, &UnverifiedToken<'_>) -> Result<Arc<S>, Refusal>,
+    check: impl Fn(&Policy, &S, UnverifiedToken<'_>) -> Result<T, Refusal>,
+) -> Result<(Arc<S>, T), Refused> {
+    verify(state, token, signer, check).await.inspect_err(|refused| log(&state.policy(), source, refused))
+}
+
+/// The configured issuer that a token names.
+pub(super) fn issuer(policy: &Policy, token: &UnverifiedToken<'_>) -> Result<Arc<TrustedIssuer>, Refusal> {
+    policy.authorizer.issuer(&token.unverified_issuer()?).cloned()
+}
+
+/// The transmitter that a token names. Several may have one issuer: it is the transmitter of the name under which the
+/// token was `polled`, otherwise the one whose audience the token names.
+pub(super) fn transmitter(
+    policy: &Policy,
+    token: &UnverifiedToken<'_>,
+    polled: Option<&IssuerName>,
+) -> Result<Arc<Transmitter>, Refusal> {
+    let issuer = token.unverified_issuer()?;
+    let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
+    if theirs.peek().is_none() {
+        let known = policy.transmitters.iter().map(|from| &from.issuer);
+        let found = format_args!("`iss` is {}; transmitters: {}", Shown(&issuer), List(known));
+        return Err(Refusal::new(Denial::UnknownIssuer, found));
     }
-    attempted.inspect_err(|refused| log(&policy, source, refused))
+    let fits = |from: &&Arc<Transmitter>| polled.map_or_else(|| from.is_named_by(token), |name| from.name == *name);
+    theirs.find(fits).cloned().ok_or_else(|| Denial::WrongAudience.into())
 }
 
 /// Logs why a message is refused.

@@ -1,6 +1,6 @@
 //! The explanation of a decision, step by step: for `doorward explain` and `POST /v1/explain`.
 //!
-//! It shows the established facts and no credential: no signature, no key, no header of the request.
+//! The explanation contains the established facts and no credential: no signature, no key, no header of the request.
 
 mod checks;
 
@@ -46,8 +46,11 @@ pub fn explain(
     let refused = decision.outcome.denial().map(Denial::label);
     let (verdict, reason) = match &decision.outcome {
         Outcome::Allowed(_) => ("allowed", shadowed.unwrap_or("ok")),
-        Outcome::Needs(Needs::Introspection(_) | Needs::StatusList { .. }) if view.is_none() => {
-            ("undecided", "the running service asks the issuer")
+        Outcome::Needs(Needs::StatusList { .. }) if view.is_none() => {
+            ("undecided", "the running service fetches the status list of the issuer")
+        }
+        Outcome::Needs(Needs::Introspection(_)) if view.is_none() => {
+            ("undecided", "the running service introspects the token at the issuer")
         }
         _ => ("denied", refused.unwrap_or("ok")),
     };
@@ -80,7 +83,8 @@ pub fn explain(
     })
 }
 
-/// The checks of a decision that was refused, or would have been: what was looked at in its order, and what was expected.
+/// The checks of a decision that was refused, or would have been, in their order: the inspected values and the
+/// expected ones.
 #[must_use]
 pub fn checks(
     policy: &Policy,
@@ -139,8 +143,7 @@ fn verified(decision: &Decision<'_>, now: Timestamp) -> Value {
 
 fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value {
     let Some(token) = &decision.evidence.token else { return json!({"result": "no verified token to look for"}) };
-    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result all
-    // the same.
+    // A rule that does not refuse revoked tokens made no lookup; the explanation shows the result nevertheless.
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);
@@ -160,8 +163,8 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
         }),
     });
     if let Some(place) = token.status() {
-        let held = view.status_lists.and_then(|lists| lists.find(token.issuer(), &place.uri, view.uptime));
-        let value = held.and_then(|held| held.list.value(place.index)).map(|value| value.to_string());
+        let stored = view.status_lists.and_then(|lists| lists.find(token.issuer(), &place.uri, view.uptime));
+        let value = stored.and_then(|stored| stored.list.value(place.index)).map(|value| value.to_string());
         explained["status_list"] = json!({"uri": &*place.uri, "idx": place.index, "value": value});
     }
     explained

@@ -26,7 +26,6 @@ mod signals;
 mod status_lists;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -41,8 +40,9 @@ use utoipa_axum::routes;
 
 use crate::authz::answer::Respond;
 use crate::authz::resource::WELL_KNOWN;
+use crate::config::Limits;
 use crate::state::State;
-pub use events::GoesOn;
+pub use events::OpenEnded;
 pub use openapi::document;
 pub use probes::{Missing, Readiness};
 use problem::{Error, Problem};
@@ -52,10 +52,10 @@ use problem::{Error, Problem};
 pub struct Http {
     pub state: Arc<State>,
     pub readiness: Arc<Readiness>,
-    limits: HttpLimits,
+    limits: Limits,
     /// The permits for listing all revocations.
     listing: Arc<Semaphore>,
-    /// The permits and the shared reading of those who watch.
+    /// The permits of the event streams, and the data that they share.
     watching: Arc<events::Watching>,
     /// The permits for messages of other servers.
     messages: Arc<Semaphore>,
@@ -67,26 +67,12 @@ pub struct Http {
     published: Arc<status_lists::Published>,
 }
 
-/// Bounds of the HTTP API.
-#[derive(Clone, Copy, Debug)]
-pub struct HttpLimits {
-    pub body_bytes: usize,
-    /// The longest time for one request, its waits included.
-    pub timeout: Duration,
-    /// The most items on one page of a list.
-    pub list_page: usize,
-    /// The longest wait of `wait=all`.
-    pub receipt_timeout: Duration,
-    /// The most messages of other servers that are processed at once.
-    pub inlet_requests: usize,
-}
-
 impl Http {
     /// Concurrent lists; each goes through all revocations.
     const LISTS: usize = 2;
 
     #[must_use]
-    pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: HttpLimits, origins: &[String]) -> Self {
+    pub fn new(state: Arc<State>, readiness: Arc<Readiness>, limits: Limits, origins: &[String]) -> Self {
         let listing = Arc::new(Semaphore::new(Self::LISTS));
         let messages = Arc::new(Semaphore::new(limits.inlet_requests));
         let scraped = Arc::new(Mutex::new(Instant::now()));
@@ -108,7 +94,7 @@ pub enum Part {
 
 /// The routes of a listener; `console`: with the operator's console, where an admin key is of use.
 pub fn router(http: Http, part: Part, console: bool) -> Router {
-    let HttpLimits { body_bytes, timeout, .. } = http.limits;
+    let Limits { http_body_bytes, http_timeout, .. } = http.limits;
     let (public, _) = public().split_for_parts();
     let (event_sources, _) = event_sources().split_for_parts();
     let public = public.merge(event_sources.layer(axum::middleware::map_response(uncached)));
@@ -124,9 +110,9 @@ pub fn router(http: Http, part: Part, console: bool) -> Router {
         .route("/openapi.json", get(openapi::openapi))
         .fallback(problem::not_found)
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(axum::extract::DefaultBodyLimit::max(body_bytes))
+        .layer(axum::extract::DefaultBodyLimit::max(http_body_bytes))
         .layer(axum::middleware::from_fn(move |request, next: Next| async move {
-            let answer = tokio::time::timeout(timeout, next.run(request)).await;
+            let answer = tokio::time::timeout(*http_timeout, next.run(request)).await;
             answer.unwrap_or_else(|_| {
                 Problem::new(Error::TimedOut, "limits.http_timeout in the configuration is the bound").into_response()
             })

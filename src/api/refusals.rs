@@ -1,4 +1,4 @@
-//! The hook that notes a refusal: its count always, its explanation now and then.
+//! Records a refusal: its count always, its explanation only for a sample.
 
 use std::time::Instant;
 
@@ -13,16 +13,18 @@ use crate::state::{Policy, Refusal, RefusalKind, State};
 
 /// The longest text in an explanation, in characters.
 const MAX_TEXT: usize = 96;
-/// The most members of a list or an object in it.
+/// The most members of a list or an object in an explanation.
 const MAX_MEMBERS: usize = 8;
-/// The most in all of it, in bytes of text, of which every value counts as some; as JSON it is less than twice that.
+/// The most text in an explanation, in bytes, with [`VALUE_BYTES`] more for each value; as JSON it is less than twice
+/// that.
 const MAX_BYTES: usize = 4096;
-/// What a value costs beside its text.
+/// The cost of a value beside its text.
 const VALUE_BYTES: usize = 8;
 
-/// Notes a refusal, or what a rule on trial would have refused.
+/// Records a refusal, or the refusal that a rule in shadow mode would have caused.
 ///
-/// What is kept was established by the decision: no path, no header of the request but its id, no text of a token.
+/// Only facts that the decision established are kept: no path, no header of the request but its id, no text of a
+/// token.
 pub(super) fn note(
     state: &State,
     policy: &Policy,
@@ -48,8 +50,8 @@ pub(super) fn note(
     state.refusals.keep(Refusal { id: 0, at: now, kind, detail, request_id, source, checks });
 }
 
-/// The checks, bounded, and without what a client sent beside its token: an API key's site may be a whole address, with
-/// credentials in it.
+/// The checks, bounded, and without the client's input beside its token: an API key's site may be a whole address,
+/// with credentials in it.
 fn bounded(checks: &Value) -> Value {
     let mut left = MAX_BYTES;
     let bounded = checks.as_array().into_iter().flatten().map(|check| {
@@ -118,7 +120,7 @@ mod tests {
         let checks: Vec<_> = (0..17).map(|n| json!({"check": n.to_string(), "passed": null, "got": deep})).collect();
         let text = bounded(&json!(checks)).to_string();
         assert!(text.len() < 2 * MAX_BYTES, "{}", text.len());
-        // Nor by its form: lists of lists without any text.
+        // The bound also holds for nested lists without any text.
         let wide = (0..4).fold(json!(0), |inner, _| json!(vec![inner; 8]));
         let checks: Vec<_> = (0..17).map(|n| json!({"check": n.to_string(), "passed": null, "got": wide})).collect();
         let text = bounded(&json!(checks)).to_string();

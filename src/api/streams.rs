@@ -188,11 +188,11 @@ impl<B> Call<B> {
         let Some((prefix, rest)) = self.received.split_first_chunk::<PREFIX>() else { return Ok(Vec::new()) };
         let length = self.service.length(*prefix)?;
         let Some((message, more)) = rest.split_at_checked(length) else { return Ok(Vec::new()) };
-        let said = RequestFields::read(message).map_err(|_| Cause::Unexpected)?;
-        if said.part != Some(Part::RequestHeaders) {
+        let fields = RequestFields::read(message).map_err(|_| Cause::Unexpected)?;
+        if fields.part != Some(Part::RequestHeaders) {
             return Err(Cause::Unexpected);
         }
-        self.phase = Phase::Live(self.service.admit(&said)?);
+        self.phase = Phase::Live(self.service.admit(&fields)?);
         self.messages = 1;
         let more = more.to_vec();
         self.received = Vec::new(); // A waiting stream keeps no buffer.
@@ -235,10 +235,10 @@ impl Service {
     }
 
     /// Registers a stream by the metadata that Check returned, then checks whether it is still allowed.
-    fn admit(&self, said: &RequestFields<'_>) -> Result<LiveStream, Cause> {
+    fn admit(&self, fields: &RequestFields<'_>) -> Result<LiveStream, Cause> {
         let mut policy = self.state.policy();
         loop {
-            let stream = self.admit_by(&policy, said)?;
+            let stream = self.admit_by(&policy, fields)?;
             let now = self.state.policy();
             // A later policy finds the stream in the index; if the policy changed meanwhile, the stream is admitted
             // again under the new one.
@@ -249,20 +249,20 @@ impl Service {
         }
     }
 
-    fn admit_by(&self, policy: &Policy, said: &RequestFields<'_>) -> Result<LiveStream, Cause> {
+    fn admit_by(&self, policy: &Policy, fields: &RequestFields<'_>) -> Result<LiveStream, Cause> {
         let proofs = policy.responder.proofs();
-        let subject = proofs.and_then(|proofs| proofs.read(said.subject, said.rule, said.rule_proof));
+        let subject = proofs.and_then(|proofs| proofs.read(fields.subject, fields.rule, fields.rule_proof));
         let Some(subject) = subject else {
             if !self.warned.swap(true, Ordering::Relaxed) {
                 warn!(
-                    "streams arrive without the seal of a decision and are refused: ext_proc must stand behind \
-                     ext_authz, with metadata_options.forwarding_namespaces.untyped: [{NAMESPACE}]"
+                    "streams arrive without a sealed decision and are refused: place ext_proc after ext_authz, with \
+                     metadata_options.forwarding_namespaces.untyped: [{NAMESPACE}]"
                 );
             }
             return Err(Cause::Unproven);
         };
         let default = &*policy.authorizer.default_rule;
-        let rule = policy.authorizer.rules.named(said.rule).unwrap_or(default);
+        let rule = policy.authorizer.rules.named(fields.rule).unwrap_or(default);
         match subject {
             Subject::Token(facts) if rule.ends_streams() => register(&self.state, policy, rule, facts),
             Subject::Token(_) | Subject::Anonymous => self.state.streams().keep(),
@@ -307,7 +307,7 @@ impl Service {
 /// Registers a stream that `rule` allowed, then checks whether its token is still accepted.
 pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts) -> Result<LiveStream, Cause> {
     let (replica, authorizer) = (&state.replica, &policy.authorizer);
-    // While an issuer is renamed, the deciding instance may know it under another name.
+    // While an issuer is renamed, the deciding instance may use another name for it.
     let mut names = std::iter::once(&facts.issuer).chain(facts.targets.iter().map(|target| &target.issuer));
     let issuer = names.find_map(|name| authorizer.issuer_once_named(name)).ok_or(Cause::IssuerRemoved)?;
     let facts = &known_as(issuer, facts);
@@ -335,8 +335,8 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts)
     Ok(stream)
 }
 
-/// Refuses a key that was withdrawn here. A key that is not known yet has just verified the token at another
-/// instance: the keys are fetched, and the stream ends if the key is not among them.
+/// Refuses a key that was withdrawn here. A key that is not loaded here has just verified the token at another
+/// instance: this instance fetches the keys, and the stream ends if the key is not among them.
 fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<(), Cause> {
     if issuer.keys.as_ref().is_some_and(|keys| keys.has(key)) {
         return Ok(());
@@ -347,7 +347,7 @@ fn examine_key(state: &State, issuer: &TrustedIssuer, key: KeyDigest) -> Result<
     // Fixed keys change with the configuration alone: no later fetch could confirm this key.
     let sources = state.keys();
     let source = sources.of(&issuer.name).filter(|source| !source.is_outlived()).ok_or(Cause::KeysUnavailable)?;
-    source.ask();
+    source.request_fetch();
     Ok(())
 }
 
@@ -357,7 +357,7 @@ pub fn count_end(state: &State, ended: Ended) {
     state.metrics.stream_end.observe(ended.at.elapsed().as_secs_f64());
 }
 
-/// The facts under every name of the issuer that this instance knows.
+/// The facts under every name that this instance's configuration has for the issuer.
 fn known_as(issuer: &TrustedIssuer, facts: StreamFacts) -> StreamFacts {
     let names = std::iter::once(&issuer.name).chain(&issuer.formerly).filter(|name| **name != facts.issuer);
     let own = || facts.targets.iter().filter(|target| target.issuer == facts.issuer);
@@ -437,16 +437,16 @@ struct RequestFields<'a> {
 
 impl<'a> RequestFields<'a> {
     fn read(message: &'a [u8]) -> Result<Self, Malformed> {
-        let mut said = Self::default();
+        let mut fields = Self::default();
         let mut message = Fields(message);
         while let Some((number, value)) = message.next()? {
             match number {
-                2..=7 => said.part = Part::of(number),
-                METADATA => said.metadata(value.message()?)?,
+                2..=7 => fields.part = Part::of(number),
+                METADATA => fields.metadata(value.message()?)?,
                 _ => {}
             }
         }
-        Ok(said)
+        Ok(fields)
     }
 
     /// `envoy.config.core.v3.Metadata`

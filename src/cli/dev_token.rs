@@ -1,4 +1,4 @@
-//! `doorward dev-token`: tokens for trying things out.
+//! `doorward dev-token`: tokens for trying Doorward out.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,7 +11,7 @@ use super::{fail, print};
 use crate::clock;
 use crate::dev::{self, DevIssuer};
 
-/// Mint a token of the development issuer; its key is created at the first use.
+/// Issue a token of the development issuer; the first use creates the issuer's key.
 #[derive(Args)]
 #[command(
     after_help = "Example:\n  doorward dev-token --user alice --email alice@example.com --ttl 15m\n\nTrust it with:\n  issuers:\n    - {name: dev, issuer: https://dev.doorward.test, audiences: [demo], keys: {jwks_file: .doorward/dev.jwks.json}}\n\n\

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::engine::assemble;
 use crate::sources::jwks::KeySource;
 
-/// Run one decision and print each check, passed or not, with what was expected and found; never the signature.
+/// Decide one request and print each check with its result, the expected and the actual value; never the signature.
 ///
 /// The decision uses the configuration alone, without revocations: only the running service has them (`POST
 /// /v1/explain`).
@@ -53,17 +53,16 @@ pub(super) struct ExplainArgs {
     /// The JSON-RPC method of the request's MCP message.
     #[arg(long, value_name = "METHOD")]
     mcp_method: Option<String>,
-    /// The tool that it calls.
+    /// The tool that the message calls.
     #[arg(long, value_name = "NAME", requires = "mcp_method")]
     mcp_tool: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
-    /// Exit with 1 unless this is the decision; a refusal because keys or the named rule are missing counts as
-    /// neither.
+    /// Exit with 1 unless the decision is this one. A refusal for missing keys or a missing rule counts as neither.
     #[arg(long, value_enum, value_name = "DECISION")]
     expect: Option<Expect>,
-    /// The access token, or `-` to read it on standard input; put into the first place of `token.from`.
+    /// The access token, or `-` to read it from standard input. The request has it in the first place of `token.from`.
     token: Option<String>,
 }
 
@@ -164,7 +163,7 @@ fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let now = clock::now();
     let index = RevocationIndex::new();
     let age = Some(std::time::Duration::ZERO);
-    // Neither the store nor an issuer is contacted: their part is left out of the explanation.
+    // Neither the store nor an issuer is contacted: the explanation leaves their checks out.
     let view = View { age, keys: Some(KeyFetch::Fetched), answer: Some(StoreAnswer::Clear), ..View::of(&index) };
     let mut decision = policy.authorizer.authorize(&request, view, now);
     let proof;
@@ -185,8 +184,8 @@ fn text(explanation: &Value) -> String {
     let checks = explanation["checks"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut lines: Vec<_> = checks.iter().map(check).collect();
     lines.push(String::new());
-    let told = explain::STEPS.iter().filter(|step| !explanation[**step].is_null() && explanation[**step] != json!({}));
-    lines.extend(told.map(|step| format!("{step:<16} {}", plain(&explanation[*step]))));
+    let shown = explain::STEPS.iter().filter(|step| !explanation[**step].is_null() && explanation[**step] != json!({}));
+    lines.extend(shown.map(|step| format!("{step:<16} {}", plain(&explanation[*step]))));
     let (decision, reason) = (plain(&explanation["decision"]), plain(&explanation["reason"]));
     lines.push(format!("{:<16} {decision} ({reason})", "decision"));
     lines.join("\n")

@@ -17,17 +17,17 @@ use super::{Cli, fail, print};
     doorward completions fish > ~/.config/fish/completions/doorward.fish\n\nExit codes: 0 printed, 1 failed, 2 wrong usage."
 )]
 pub(super) struct CompletionsArgs {
-    /// The shell that reads them.
+    /// The shell.
     #[arg(value_name = "SHELL")]
     shell: Shell,
 }
 
-/// Print the manual page, or write that of each command into a folder.
+/// Print the manual page, or write the page of each command into a folder.
 #[derive(Args)]
 #[command(after_help = "Examples:\n  doorward man | man -l -\n  doorward man --dir /usr/local/share/man/man1\n\n\
     Exit codes: 0 written, 1 failed, 2 wrong usage.")]
 pub(super) struct ManArgs {
-    /// Write doorward.1 and doorward-COMMAND.1 there; the folder is created if it is missing.
+    /// Write doorward.1 and doorward-COMMAND.1 into this folder; it is created if it is missing.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }

@@ -19,7 +19,7 @@ use crate::authz::claims::IssuerName;
     printf %s \"$KEY\" | doorward hash-key\n\nExit codes: 0 printed, 1 failed, 2 wrong usage."
 )]
 pub(super) struct HashKeyArgs {
-    /// Make a key of 256 random bits; it is printed on standard error, once.
+    /// Make a key of 256 random bits and print it once on standard error.
     #[arg(long)]
     new: bool,
     /// The kind of key: its entry belongs under `admin.keys`, or under `api_keys.keys`.
@@ -73,7 +73,7 @@ fn key(new: bool) -> anyhow::Result<String> {
         return Ok(key);
     }
     let mut key = String::new();
-    let more = MAX_LEN as u64 + 3; // One byte more, and the newline.
+    let more = MAX_LEN as u64 + 3; // One more byte, and the newline.
     std::io::stdin().take(more).read_to_string(&mut key).context("read the key on standard input")?;
     let key = key.trim_end_matches(['\r', '\n']).to_owned();
     anyhow::ensure!(key.len() <= MAX_LEN, "the key has more than {MAX_LEN} bytes");

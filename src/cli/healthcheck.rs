@@ -32,13 +32,13 @@ pub(super) fn run(args: &HealthcheckArgs) -> ExitCode {
         Ok(loaded) => loaded.config,
         Err(code) => return code,
     };
-    match ask(config.listen.http, config.listen.tls.is_some(), args) {
+    match check(config.listen.http, config.listen.tls.is_some(), args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
 
-fn ask(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs) -> anyhow::Result<()> {
+fn check(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs) -> anyhow::Result<()> {
     let mut address = address.context("listen.http is off: there is no endpoint to check")?;
     if address.ip().is_unspecified() {
         let loopback: IpAddr =
@@ -54,7 +54,7 @@ fn ask(address: Option<std::net::SocketAddr>, tls: bool, args: &HealthcheckArgs)
         let any = !args.tls.names_authority();
         let client = args.tls.client(Duration::from_secs(2))?.tls_danger_accept_invalid_certs(any);
         let client = client.build().context("build the HTTP client")?;
-        let response = client.get(&url).send().await.with_context(|| format!("ask {url}"))?;
+        let response = client.get(&url).send().await.with_context(|| format!("request {url}"))?;
         let ready = response.status() == reqwest::StatusCode::OK;
         let body = response.text().await.unwrap_or_default();
         anyhow::ensure!(ready, "not ready: {}", body.trim());

@@ -60,7 +60,7 @@ pub(super) fn run(args: &LintArgs) -> ExitCode {
                 }
                 Format::Github => print(report::github(&name, &note).trim_end()),
                 Format::Sarif => {
-                    let rules = [(UNREADABLE, "Name a configuration of Envoy that can be read.")];
+                    let rules = [(UNREADABLE, "Name a readable configuration of Envoy.")];
                     print(format_args!("{:#}", report::sarif(&name, &rules, &note)))
                 }
             };
@@ -95,7 +95,7 @@ fn find(args: &LintArgs) -> Result<Vec<Finding>, String> {
 
 fn read(file: &Path) -> std::io::Result<String> {
     let mut text = String::new();
-    let most = Document::MAX_BYTES as u64 + 1; // One byte more, so that a file that is too large is noticed.
+    let most = Document::MAX_BYTES as u64 + 1; // One more byte, so that a file that is too large is noticed.
     if file == Path::new("-") {
         std::io::stdin().take(most).read_to_string(&mut text)?;
     } else {
@@ -116,21 +116,21 @@ fn notes(findings: &[Finding]) -> Vec<Note> {
 }
 
 fn text(name: &str, findings: &[Finding]) -> String {
-    let mut told = Vec::new();
+    let mut lines = Vec::new();
     for Finding { line, path, rule, severity, message, fix, source } in findings {
         let line = line.map(|line| format!(":{line}")).unwrap_or_default();
         let severity = match severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        told.push(format!(
+        lines.push(format!(
             "{name}{line}: {severity}: {rule}: {message}\n    at  {path}\n    fix {fix}\n    see {source}\n"
         ));
     }
-    told.push(match findings {
+    lines.push(match findings {
         [] => format!("{name}: nothing found of {} rules", TRAPS.len()),
         [_] => format!("{name}: 1 finding"),
         _ => format!("{name}: {} findings", findings.len()),
     });
-    told.join("\n")
+    lines.join("\n")
 }

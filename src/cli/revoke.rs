@@ -40,7 +40,7 @@ pub(super) struct RevokeArgs {
     /// The longest wait of --wait.
     #[arg(long, value_name = "DURATION", default_value = "10s", requires = "wait", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// Print the answer as JSON.
+    /// Print the response as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -187,15 +187,15 @@ impl Receipt {
             Some(false) if self.unconfirmed.is_empty() => "uncertain",
             Some(false) => "unconfirmed",
         };
-        let mut told = self.body.clone();
-        if let Some(told) = told.as_object_mut() {
-            told.insert("outcome".to_owned(), json!(outcome));
+        let mut answer = self.body.clone();
+        if let Some(answer) = answer.as_object_mut() {
+            answer.insert("outcome".to_owned(), json!(outcome));
             if self.is_unconfirmed() {
-                told.remove("waiting");
-                told.insert("unconfirmed".to_owned(), json!(self.unconfirmed));
+                answer.remove("waiting");
+                answer.insert("unconfirmed".to_owned(), json!(self.unconfirmed));
             }
         }
-        told
+        answer
     }
 
     /// The result, in a sentence for an operator.
@@ -215,7 +215,7 @@ impl Receipt {
         let until = self.text("expires_at");
         let mut lines = vec![
             format!("refused from now on: {what}{up_to}{then}"),
-            format!("remembered until {until}, when the last of them has expired"),
+            format!("kept until {until}, when the last of these tokens has expired"),
         ];
         if self.body["confirmed"] == json!(true) {
             let (instances, took) = (&self.body["instances"], &self.body["took_ms"]);
@@ -311,9 +311,9 @@ mod tests {
             (unsure, "uncertain", json!([]), 1),
         ] {
             let receipt = receipt(changes);
-            let told = receipt.json();
-            assert_eq!((&told["outcome"], &told["unconfirmed"]), (&json!(outcome), &unconfirmed));
-            assert_eq!((receipt.doubts().len(), &told["waiting"]), (doubts, &Value::Null));
+            let answer = receipt.json();
+            assert_eq!((&answer["outcome"], &answer["unconfirmed"]), (&json!(outcome), &unconfirmed));
+            assert_eq!((receipt.doubts().len(), &answer["waiting"]), (doubts, &Value::Null));
         }
     }
 }

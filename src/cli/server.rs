@@ -34,13 +34,13 @@ pub(super) struct ServerArgs {
 /// TLS settings for the service beyond the certificates that the system trusts.
 #[derive(Args)]
 pub(super) struct TlsArgs {
-    /// The CA that signed the service's certificate, PEM; by default those of the system.
+    /// The CA that signed the service's certificate, PEM; by default the CAs of the system.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// The client certificate to send (`listen.tls.client_ca_file`), PEM.
     #[arg(long, value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
-    /// Its private key, PEM.
+    /// The private key of the certificate, PEM.
     #[arg(long, value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
 }
@@ -79,7 +79,7 @@ pub(super) struct Reply {
     pub(super) body: Value,
 }
 
-/// Why there is no result.
+/// The reason for a missing result.
 pub(super) enum Failure {
     /// The arguments are not valid.
     Usage(String),
@@ -111,15 +111,15 @@ const GRACE: Duration = Duration::from_secs(10);
 
 impl ServerArgs {
     pub(super) fn get(&self, path: &str) -> Result<Reply, Failure> {
-        self.ask(path, None, None)
+        self.request(path, None, None)
     }
 
     /// `patience`: the requested wait of the server; a terminal shows its progress.
     pub(super) fn post(&self, path: &str, body: &Value, patience: Option<Duration>) -> Result<Reply, Failure> {
-        self.ask(path, Some(body), patience)
+        self.request(path, Some(body), patience)
     }
 
-    fn ask(&self, path: &str, body: Option<&Value>, patience: Option<Duration>) -> Result<Reply, Failure> {
+    fn request(&self, path: &str, body: Option<&Value>, patience: Option<Duration>) -> Result<Reply, Failure> {
         let key = admin_key()?;
         // The error does not show a URL that cannot be used, because it may contain a password.
         let server = url::Url::parse(&self.server).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
@@ -141,9 +141,9 @@ impl ServerArgs {
                 Some(patience) if std::io::stderr().is_terminal() => while_waiting(request.send(), patience).await,
                 _ => request.send().await,
             };
-            let response = response.map_err(reqwest::Error::without_url).with_context(|| format!("ask {shown}"))?;
+            let response = response.map_err(reqwest::Error::without_url).with_context(|| format!("request {shown}"))?;
             let status = response.status().as_u16();
-            let body = response.bytes().await.context("read the answer")?;
+            let body = response.bytes().await.context("read the response")?;
             let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
             anyhow::Ok(Reply { status, body })
         })?;
@@ -184,12 +184,12 @@ impl Reply {
         }
         let text = |name: &str| self.body[name].as_str().unwrap_or_default();
         let place = if text("pointer").is_empty() { String::new() } else { format!("{}: ", text("pointer")) };
-        let words = match text("title") {
-            "" => "the answer is not from Doorward's HTTP API".to_owned(),
+        let title = match text("title") {
+            "" => "the response is not from Doorward's HTTP API".to_owned(),
             title => format!("{title}: {place}{}", text("detail")),
         };
         let reason = if text("reason").is_empty() { String::new() } else { format!(" ({})", text("reason")) };
-        let message = format!("{words}{reason} [{}]", self.status);
+        let message = format!("{title}{reason} [{}]", self.status);
         Err(match self.status {
             400 | 422 => Failure::Usage(message),
             _ => Failure::Failed(anyhow::Error::msg(message)),

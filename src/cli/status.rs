@@ -16,7 +16,7 @@ use super::{complain, print};
 #[command(after_help = "Example:\n  DOORWARD_ADMIN_KEY=... doorward status --server http://127.0.0.1:9192\n\n\
     Exit codes: 0 listed, 1 failed, 2 wrong usage.")]
 pub(super) struct StatusArgs {
-    /// Print the answer as JSON.
+    /// Print the response as JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]

@@ -56,7 +56,7 @@ fn execute(
         match args.format {
             Format::Github => write!(out, "{}", report::github(&name, &notes))?,
             Format::Sarif => {
-                let rules = [(FAULT, "The configuration is not used."), (WARNING, "Probably a mistake.")];
+                let rules = [(FAULT, "Doorward refuses the configuration."), (WARNING, "Probably a mistake.")];
                 writeln!(out, "{:#}", report::sarif(&name, &rules, &notes))?;
             }
             Format::Text | Format::Json => {

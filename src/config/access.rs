@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use super::check::Check;
 use super::fault::KeyPath;
-use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, ConfigFile, Permission};
+use super::file::{AdminFile, ApiKeyFile, ApiKeysFile, ConfigFile};
 use super::rules::{api_key_use, host_pattern};
-use crate::authz::admin_key::{self, AdminKey};
 use crate::authz::api_key::{ApiKey, ApiKeys};
 use crate::authz::claims::{Timestamp, fits_header};
 use crate::clock::parse_rfc3339;
+use crate::state::admin_key::AdminKey;
 
 pub(super) fn api_keys(check: &mut Check<'_>, file: &ApiKeysFile) -> ApiKeys {
     let at = KeyPath::root().key("api_keys");
@@ -33,7 +33,7 @@ pub(super) fn api_keys(check: &mut Check<'_>, file: &ApiKeysFile) -> ApiKeys {
 
 fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
     if !fits_header(&file.id) {
-        check.fault(&at.key("id"), "must be printable ASCII: it is shown to the upstream in a header");
+        check.fault(&at.key("id"), "must be printable ASCII: it is sent to the upstream in a header");
     }
     let digest = check.digest(&at.key("sha256"), &file.sha256);
     let platforms = file.platforms.clone().unwrap_or_default();
@@ -62,7 +62,7 @@ fn api_key(check: &mut Check<'_>, at: &KeyPath, file: &ApiKeyFile) -> ApiKey {
     ApiKey { id: file.id.as_str().into(), digest, platforms, domains, expires_at }
 }
 
-/// Whether the operator's console is served: it needs a listener, and somebody who may use it.
+/// Whether the operator's console is served: it needs a listener, and a key that may use it.
 pub(super) fn console(check: &mut Check<'_>, file: &ConfigFile) -> bool {
     let at = KeyPath::root().key("console").key("enabled");
     if !file.console.enabled {
@@ -91,13 +91,8 @@ pub(super) fn admin_keys(check: &mut Check<'_>, file: &AdminFile) -> Vec<AdminKe
         if !digests.insert(digest) && !file.sha256.0.is_empty() {
             check.fault(&at.key("sha256"), "another entry has this key: it must name one user");
         }
-        check.list(&at.key("may"), &file.may, ": a key that may nothing is of no use");
-        let may = file.may.iter().map(|may| match may {
-            Permission::Revoke => admin_key::Permission::Revoke,
-            Permission::Register => admin_key::Permission::Register,
-            Permission::Read => admin_key::Permission::Read,
-        });
-        keys.push(AdminKey { name: file.name.as_str().into(), digest, may: may.collect() });
+        check.list(&at.key("may"), &file.may, ": a key without permissions is useless");
+        keys.push(AdminKey { name: file.name.as_str().into(), digest, may: file.may.clone() });
     }
     keys
 }

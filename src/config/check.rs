@@ -103,7 +103,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A list must not be empty: that could be read as all or as none.
+    /// A list must not be empty: an empty list could mean all or nothing.
     pub(super) fn list<T>(&mut self, at: &KeyPath, items: &[T], leave_out: &str) {
         if items.is_empty() {
             self.fault(at, format!("must not be empty{leave_out}"));

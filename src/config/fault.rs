@@ -103,7 +103,7 @@ pub struct Faults {
     /// The name of the file.
     pub file: String,
     pub faults: Vec<Fault>,
-    /// The files whose change may fix it: the configuration itself and all that it names.
+    /// The files whose change may fix the faults: the configuration itself and all files that it names.
     pub watched: Stamps,
 }
 

@@ -17,6 +17,8 @@ use schemars::transform::Transform;
 use schemars::{JsonSchema, Schema};
 use serde::{Deserialize, Serialize};
 
+use crate::state::admin_key::Permission;
+
 /// A section: each field with its attributes, its type and its default.
 macro_rules! section {
     (
@@ -65,61 +67,62 @@ pub use signals::{PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, Tr
 #[serde(default, deny_unknown_fields)]
 #[schemars(title = "Doorward", transform = Required(&["issuers"]))]
 pub struct ConfigFile {
-    /// Where Doorward listens.
+    /// The addresses of Doorward's listeners.
     #[schemars(extend("x-restart" = true))]
     pub listen: ListenFile,
     /// The accepted token issuers; at least one.
     pub issuers: Vec<IssuerFile>,
-    /// Where tokens stand in requests.
+    /// The places of the token in a request.
     pub token: TokenFile,
-    /// What the proxy in front is believed to say about a request: the URI that a DPoP proof must name, and the
+    /// The trusted statements of the proxy in front about a request: the URI that a DPoP proof must name, and the
     /// client's certificate.
     pub proxy: ProxyFile,
     /// The description of the protected resource for OAuth clients (RFC 9728); off by default.
     pub resource: Option<ResourceFile>,
     /// The caller's identity as it is sent to the upstream.
     pub identity: IdentityFile,
-    /// Answers to nginx, Traefik and Caddy.
+    /// Forward-auth for nginx, Traefik and Caddy.
     pub forward_auth: ForwardAuthFile,
-    /// Which policy a request meets: the first that matches; none means protected.
+    /// The policies for requests: the first rule that matches applies, and a request that matches none is protected.
     #[schemars(extend("x-shown" = "text"))]
     pub rules: Vec<RuleFile>,
-    /// Which client is calling, from which platform and site.
+    /// API keys, which identify the calling client, its platform and its site.
     pub api_keys: ApiKeysFile,
-    /// Where revocations are kept, and how old the view of them may be.
+    /// The store of revocations, and the greatest age of the view of them.
     pub revocation: RevocationFile,
-    /// How refusals are worded.
+    /// The content of refusals.
     pub errors: Errors,
-    /// The keys that may use the HTTP API.
+    /// The keys for the HTTP API.
     pub admin: AdminFile,
     /// The operator's console.
     #[schemars(extend("x-restart" = true))]
     pub console: ConsoleFile,
-    /// Shared Signals that revoke.
+    /// The receiver for Shared Signals (SSF), whose events revoke tokens.
     pub signals: SignalsFile,
     /// Logs and traces.
     pub telemetry: TelemetryFile,
-    /// Every bound of the process.
+    /// The limits of the process.
     pub limits: Limits,
 }
 
 section! {
-    /// Where Doorward listens.
+    /// The addresses of Doorward's listeners.
     pub struct ListenFile {
-        /// Envoy's gRPC ext_authz, health and reflection: `IP:PORT`, or `unix:/run/doorward/check.sock`.
+        /// The address for Envoy's gRPC ext_authz, health and reflection: `IP:PORT`, or
+        /// `unix:/run/doorward/check.sock`.
         #[schemars(example = "127.0.0.1:9191", extend("x-shown" = "text"))]
         pub check: String = "127.0.0.1:9191".to_owned(),
         /// The permissions of the Unix socket, in octal.
         #[schemars(example = "0660", extend("x-shown" = "text"))]
         pub mode: String = "0660".to_owned(),
-        /// Probes, metrics, HTTP API and forward-auth: `IP:PORT`; null turns it off.
+        /// The address for probes, metrics, the HTTP API and forward-auth: `IP:PORT`; null turns it off.
         #[schemars(example = "127.0.0.1:9192", extend("x-shown" = "text"))]
         pub http: Option<String> = Some("127.0.0.1:9192".to_owned()),
-        /// An address of its own for what needs an admin key: `IP:PORT`; null serves it on `http`.
+        /// A separate address for the endpoints that require an admin key: `IP:PORT`; null serves them on `http`.
         #[schemars(example = "127.0.0.1:9193", extend("x-shown" = "text"))]
         pub admin: Option<String> = None,
-        /// Other sites whose pages may call `/logout`, such as `https://shop.example.com`. A browser's request
-        /// from a site that is neither listed nor the one it asks is refused.
+        /// The other origins whose pages may call `/logout`, such as `https://shop.example.com`. A browser's request
+        /// from an origin that is neither listed nor that of the request is refused.
         #[schemars(extend("x-shown" = "url"))]
         pub cors_origins: Vec<String> = Vec::new(),
         /// TLS on all TCP listeners; off by default.
@@ -135,20 +138,20 @@ pub struct TlsFile {
     /// The certificate chain, PEM.
     #[schemars(extend("x-shown" = "text"))]
     pub cert_file: String,
-    /// Its private key, PEM.
+    /// The private key of the certificate, PEM.
     #[schemars(extend("x-shown" = "secret_file"))]
     pub key_file: String,
-    /// The CA that must have signed the client's certificate; null asks for none.
+    /// The CA that must have signed the client's certificate; null does not request one.
     #[schemars(extend("x-shown" = "text"))]
     pub client_ca_file: Option<String>,
 }
 
 section! {
-    /// Where tokens stand in requests.
+    /// The places of the token in a request.
     pub struct TokenFile {
-        /// Where tokens are looked for; two different tokens in one request are refused.
+        /// The places to look for a token; a request with two different tokens is refused.
         pub from: Vec<TokenFromFile> = vec![TokenFromFile::bearer()],
-        /// False removes the token before the upstream.
+        /// False removes the token from the request to the upstream.
         pub forward: bool = true,
         /// The longest token that is read, in bytes.
         #[schemars(range(min = 64, max = 65536))]
@@ -156,7 +159,7 @@ section! {
     }
 }
 
-/// A place where a token is looked for: exactly one of `header`, `cookie`, `query` and `websocket_protocol`.
+/// A place to look for a token: exactly one of `header`, `cookie`, `query` and `websocket_protocol`.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenFromFile {
@@ -169,7 +172,7 @@ pub struct TokenFromFile {
     /// The name of a cookie.
     #[schemars(extend("x-shown" = "text"))]
     pub cookie: Option<String>,
-    /// True: the cookie may be cut into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
+    /// True: the cookie may be split into `NAME_0`, `NAME_1`, … or `NAME.0`, `NAME.1`, ….
     pub chunks: Option<bool>,
     /// The name of a query parameter.
     #[schemars(extend("x-shown" = "text"))]
@@ -188,13 +191,13 @@ impl TokenFromFile {
 section! {
     /// The caller's identity as it is sent to the upstream.
     pub struct IdentityFile {
-        /// Header names and what they carry: user_id, email, session_id, client_id, token_id, issuer, scopes,
-        /// expires_at, api_client, or `claim:/json/pointer`; `base64:` before one of these writes it as base64url.
-        /// The client's own copies never pass.
+        /// Header names and their values: user_id, email, session_id, client_id, token_id, issuer, scopes,
+        /// expires_at, api_client, or `claim:/json/pointer`; the prefix `base64:` encodes the value as base64url. A
+        /// header of this name in the client's request is always removed.
         #[schemars(extend("x-shown" = "text"))]
         pub headers: BTreeMap<String, String> =
             [("x-user-id", "user_id"), ("x-user-email", "email")].map(|(name, field)| (name.into(), field.into())).into(),
-        /// All of it as one JSON document in one header; off by default.
+        /// The whole identity as one JSON document in one header; off by default.
         pub payload: Option<PayloadFile> = None,
     }
 }
@@ -202,12 +205,12 @@ section! {
 section! {
     /// The identity as base64url JSON, or as a compact JWS when it is signed.
     pub struct PayloadFile {
-        /// The header that carries it.
+        /// The header that carries the document.
         #[schemars(extend("x-shown" = "text"))]
         pub header: String = "x-identity".to_owned(),
-        /// Signs it; null sends plain base64url JSON.
+        /// Signs the document; null sends plain base64url JSON.
         pub sign: Option<SignFile> = None,
-        /// What it says.
+        /// The content of the document.
         pub profile: ProfileFile = ProfileFile::default(),
         /// With `profile: txn-token`, the name of the trust domain (`aud`).
         #[schemars(example = "shop.example.com", extend("x-shown" = "text"))]
@@ -215,7 +218,7 @@ section! {
     }
 }
 
-/// What the identity payload says.
+/// The content of the identity payload.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProfileFile {
@@ -228,33 +231,33 @@ pub enum ProfileFile {
 }
 
 section! {
-    /// How the identity payload is signed.
+    /// The signature of the identity payload.
     #[schemars(transform = Required(&["key_file"]))]
     pub struct SignFile {
         /// The private key, PEM (PKCS #8); its public half is served at `/jwks.json`.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub key_file: String = String::new(),
-        /// How long the signed payload is valid.
+        /// The time for which the signed payload is valid.
         #[schemars(transform = Within("1s", "1d"))]
         pub ttl: Span = Span::seconds(60),
     }
 }
 
 section! {
-    /// Answers to proxies that ask over HTTP.
+    /// Responses to proxies that request decisions over HTTP.
     pub struct ForwardAuthFile {
-        /// How long a proxy may keep an answer that allows, at most; `0s`: not at all. A sign-out takes at most
-        /// `max_staleness` all the same, but no longer effect at once.
+        /// The longest time for which a proxy may cache a response that allows a request; `0s` disables caching. A
+        /// sign-out still takes effect within `max_staleness`, but not at once.
         #[schemars(transform = Within("0s", "1h"))]
         pub cache: Span = Span::seconds(0),
     }
 }
 
 section! {
-    /// How refusals are worded.
+    /// The content of refusals.
     #[derive(Debug, Eq, PartialEq)]
     pub struct Errors {
-        /// Whether clients are told why they are refused.
+        /// Whether a refusal states its reason to the client.
         pub detail: Detail = Detail::default(),
         /// The `realm` of WWW-Authenticate.
         #[schemars(extend("x-shown" = "text"))]
@@ -262,7 +265,7 @@ section! {
     }
 }
 
-/// How much a refusal says.
+/// The detail of a refusal.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Detail {
@@ -273,20 +276,20 @@ pub enum Detail {
     Code,
 }
 
-/// The keys that may use the HTTP API.
+/// The keys for the HTTP API.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminFile {
-    /// Without keys, everything that needs one answers 403.
+    /// The admin keys; without any, every endpoint that requires one returns 403.
     pub keys: Vec<AdminKeyFile>,
 }
 
-/// The operator's console: a page on which the fleet, revocations and refusals are seen, and tokens revoked.
+/// The operator's console: a page that shows the fleet, revocations and refusals, and revokes tokens.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConsoleFile {
-    /// Serves it under `/console/` of `listen.admin`, or of `listen.http` when there is no other. It is used with a key
-    /// of `admin.keys`.
+    /// Serves the console under `/console/` on `listen.admin`, or on `listen.http` if `listen.admin` is null. The
+    /// console requires a key of `admin.keys`.
     pub enabled: bool,
 }
 
@@ -304,28 +307,16 @@ pub struct AdminKeyFile {
     pub may: Vec<Permission>,
 }
 
-/// The permissions of an admin key.
-#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Permission {
-    /// Revoke.
-    Revoke,
-    /// Register token ids (`revocation.list: allow`).
-    Register,
-    /// List, explain, introspect.
-    Read,
-}
-
 /// Logs and traces.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryFile {
     /// The log, on standard error.
     pub log: Log,
-    /// Traces.
+    /// Traces over OTLP.
     #[schemars(extend("x-restart" = true))]
     pub otlp: OtlpFile,
-    /// Tells a webhook when a revoked token is presented; null tells only log and metrics.
+    /// Notifies a webhook when a revoked token is presented; null records it in the log and the metrics only.
     #[schemars(extend("x-restart" = true))]
     pub replay_alarm: Option<ReplayAlarmFile>,
 }
@@ -334,19 +325,19 @@ section! {
     /// The webhook that is notified when a revoked token is presented.
     #[schemars(transform = Required(&["url"]))]
     pub struct ReplayAlarmFile {
-        /// Where a JSON object is posted to.
+        /// The URL to which a JSON object is posted.
         #[schemars(extend("x-shown" = "url"))]
         pub url: String = String::new(),
-        /// The bearer token for it; better in a file.
+        /// The bearer token for the webhook; better in a file.
         #[serde(skip_serializing)]
         pub token: Option<String> = None,
         /// The file that holds the bearer token.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub token_file: Option<String> = None,
-        /// The most alarms in a minute, in the log as well; more are counted in the next one.
+        /// The most alarms per minute, in the log as well; further ones are counted in the next alarm.
         #[schemars(range(min = 1, max = 6000))]
         pub per_minute: u32 = 60,
-        /// Allows plain http to other hosts than this one.
+        /// Allows plain HTTP to hosts other than loopback.
         pub insecure: bool = false,
     }
 }
@@ -358,10 +349,10 @@ pub struct Log {
     /// JSON lines, or text for people; `auto` writes text to a terminal and JSON elsewhere.
     #[schemars(extend("x-restart" = true))]
     pub format: LogFormat,
-    /// The least important level that is written.
+    /// The least severe level that is logged.
     #[schemars(extend("x-restart" = true))]
     pub level: LogLevel,
-    /// Which decisions are written.
+    /// The decisions that are logged.
     pub decisions: LogDecisions,
 }
 
@@ -375,7 +366,7 @@ pub enum LogFormat {
     Text,
 }
 
-/// Levels of importance.
+/// Log levels.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogLevel {
@@ -387,11 +378,11 @@ pub enum LogLevel {
     Trace,
 }
 
-/// Which decisions are logged.
+/// The decisions that are logged.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogDecisions {
-    /// The refused ones.
+    /// Refusals.
     #[default]
     Denied,
     All,
@@ -402,8 +393,8 @@ pub enum LogDecisions {
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct OtlpFile {
-    /// The collector's gRPC endpoint, such as `http://otel-collector:4317`; null turns traces off. Which
-    /// requests are traced is the proxy's choice (`traceparent`).
+    /// The collector's gRPC endpoint, such as `http://otel-collector:4317`; null turns traces off. The proxy chooses
+    /// which requests are traced (`traceparent`).
     #[schemars(extend("x-shown" = "url"))]
     pub endpoint: Option<String>,
 }
@@ -464,13 +455,26 @@ fn duration(schema: &mut Schema) {
     schema.insert("pattern".to_owned(), r"^(0|(\s*[0-9][0-9.\s]*[a-zA-Zµ]+)+\s*)$".into());
 }
 
-/// The bounds of a duration, both inclusive: `x-minimum` and `x-maximum`.
-pub(super) struct Within(&'static str, &'static str);
+/// The bounds of a duration, both inclusive: `x-minimum` and `x-maximum`. The upper one is a text, or a [`Duration`]
+/// that the code relies on, too.
+pub(super) struct Within<Most>(&'static str, Most);
 
-impl Transform for Within {
+impl Transform for Within<&'static str> {
     fn transform(&mut self, schema: &mut Schema) {
         schema.insert("x-minimum".to_owned(), self.0.into());
         schema.insert("x-maximum".to_owned(), self.1.into());
+    }
+}
+
+impl Transform for Within<Duration> {
+    fn transform(&mut self, schema: &mut Schema) {
+        const DAY: u64 = 86_400;
+        let most = match self.1.as_secs() {
+            seconds if seconds.is_multiple_of(DAY) => format!("{}d", seconds / DAY),
+            _ => Span(self.1).into(),
+        };
+        schema.insert("x-minimum".to_owned(), self.0.into());
+        schema.insert("x-maximum".to_owned(), most.into());
     }
 }
 

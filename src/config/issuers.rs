@@ -92,7 +92,7 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile], limits: &Limi
 
 const MAX_FORMER_NAMES: usize = 4;
 
-/// Every `iss` of an entry; empty ones have a fault of their own and are left out.
+/// Every `iss` of an entry; an empty one has a separate fault and is left out.
 fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId {
     let (at_issuer, at_tenants) = (at.key("issuer"), at.key("tenants"));
     let written = match &file.issuer {
@@ -102,8 +102,8 @@ fn issuer_id(check: &mut Check<'_>, at: &KeyPath, file: &IssuerFile) -> IssuerId
     check.list(&at_issuer, &written, "");
     let tenants = match &file.tenants {
         None => None,
-        Some(AudiencesFile::Word(word)) => {
-            if word != "any" {
+        Some(AudiencesFile::Keyword(keyword)) => {
+            if keyword != "any" {
                 check.fault(&at_tenants, "must be a list of tenant ids, or `any`");
             }
             Some(Tenants::Any)
@@ -170,8 +170,8 @@ fn issuer(
         check.fault(&at.key("formerly"), most);
     }
     let audiences = match &file.audiences {
-        AudiencesFile::Word(word) => {
-            if word != "any" {
+        AudiencesFile::Keyword(keyword) => {
+            if keyword != "any" {
                 check.fault(&at.key("audiences"), "must be a list of audiences, or `any`");
             }
             Audiences::Any
@@ -303,7 +303,10 @@ fn token_types(check: &mut Check<'_>, at: &KeyPath, names: &[String]) -> Option<
         check.no_wildcard(&at.index(index), name, "name the types");
         check.text(&at.index(index), name);
         if TokenTypes::new(std::slice::from_ref(name)).is_err() {
-            check.fault(&at.index(index), "must not be allowed: such a token is a message between servers, not access");
+            check.fault(
+                &at.index(index),
+                "must not be allowed: such a token is a message between servers, not an access token",
+            );
         }
     }
     TokenTypes::new(names).ok()
@@ -328,7 +331,7 @@ pub(super) fn claim_path(check: &mut Check<'_>, at: &KeyPath, name: &str) -> Cla
     ClaimPath::new(name)
 }
 
-/// The source of keys, and those that need no network.
+/// The source of fetched keys, and the keys that need no network.
 pub(super) fn key_source(
     check: &mut Check<'_>,
     at: &KeyPath,

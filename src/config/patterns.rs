@@ -109,8 +109,8 @@ impl Texts<'_> {
     /// The states after one character; `any` returns whether a character can satisfy a test.
     fn consume(&self, from: u8, any: impl Fn(&dyn Fn(u8) -> bool) -> bool) -> u8 {
         let begins = from & START != 0 && any(&|byte| (self.first)(byte) && (self.allowed)(byte));
-        let goes_on = from & INSIDE != 0 && any(self.allowed);
-        if begins || goes_on { INSIDE } else { 0 }
+        let continues = from & INSIDE != 0 && any(self.allowed);
+        if begins || continues { INSIDE } else { 0 }
     }
 }
 

@@ -23,9 +23,12 @@ pub(super) fn check(check: &mut Check<'_>, at: &KeyPath, rules: &[Rule]) {
         let Some(earlier) = hidden_by else { continue };
         let name = &earlier.name;
         let message = if earlier.loosens() && !later.loosens() {
-            format!("is unprotected: the rule `{name}` before it matches all of it and loosens; put this one first")
+            format!(
+                "is not protected: the earlier rule `{name}` matches all its requests and requires less; put \
+                     this rule first"
+            )
         } else {
-            format!("is never reached: the rule `{name}` before it matches all of it; put this one first")
+            format!("is never reached: the earlier rule `{name}` matches all its requests; put this rule first")
         };
         check.fault(&at.index(index), message);
     }

@@ -38,7 +38,7 @@ pub struct Payload {
 
 pub(super) fn token(check: &mut Check<'_>, file: &TokenFile) -> TokenConfig {
     let at = KeyPath::root().key("token").key("from");
-    check.list(&at, &file.from, ": a token must have a place");
+    check.list(&at, &file.from, ": without a place no token is found");
     let mut from: Vec<TokenSource> = Vec::new();
     for (index, file) in file.from.iter().enumerate() {
         let at = at.index(index);
@@ -87,11 +87,11 @@ fn token_source(check: &mut Check<'_>, at: &KeyPath, file: &TokenFromFile) -> Op
             }
             Some(TokenSource::Query(query.clone()))
         }
-        (None, None, None, Some(word)) => {
-            if !is_token(word) {
+        (None, None, None, Some(protocol)) => {
+            if !is_token(protocol) {
                 check.fault(&at.key("websocket_protocol"), "must be the name of a subprotocol such as `bearer`");
             }
-            Some(TokenSource::WebSocketProtocol(word.clone()))
+            Some(TokenSource::WebSocketProtocol(protocol.clone()))
         }
         _ => {
             check.fault(at, "must have exactly one of `header`, `cookie`, `query`, `websocket_protocol`");

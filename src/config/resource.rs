@@ -48,7 +48,7 @@ pub(super) fn resource(
     Some(ProtectedResource::new(identifier, proxy.clone(), members))
 }
 
-/// RFC 9728 section 2; what there is none of is left out (section 3.2).
+/// RFC 9728 section 2; empty members are left out (section 3.2).
 fn members(
     file: &ResourceFile,
     scopes: Vec<String>,
@@ -76,7 +76,8 @@ fn members(
     lists.chain(documentation).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// Whether tokens stand there as RFC 6750 section 2 says; `name` is that of the header or of the parameter.
+/// Whether tokens stand in the place that RFC 6750 section 2 defines; `name` is that of the header or of the
+/// parameter.
 fn is_standard(source: &TokenSource, name: &str) -> bool {
     match source {
         TokenSource::Header { name: header, .. } => header == name,

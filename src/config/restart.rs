@@ -36,7 +36,7 @@ impl Config {
     pub fn needs_restart(&self, started: &Self) -> Vec<String> {
         let kept = self.clone().until_restart(started);
         let store = match (&self.revocation.store, &kept.revocation.store) {
-            (Store::Redis(_), Store::Redis(_)) => "revocation.redis",
+            (Store::Redis { .. }, Store::Redis { .. }) => "revocation.redis",
             (Store::Embedded { .. }, Store::Embedded { .. }) => "revocation.embedded",
             _ => "revocation.store",
         };

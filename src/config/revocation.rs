@@ -1,19 +1,18 @@
 //! The store of revocations, and the greatest age of the view of them.
 
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use url::Url;
 
 use super::check::Check;
-use super::fault::{KeyPath, shown_url};
+use super::fault::KeyPath;
 use super::file::{AdoptFile, AdoptSetFile, List, Read, RedisFile, RevocationFile, StoreKind};
 use super::rules::on_stale;
 use crate::authz::authorizer::FreshnessPolicy;
-use crate::sources::ledger::{AdoptedKeys, Names, RedisConfig, RedisConfigError};
+use crate::sources::ledger::{AdoptedKeys, Names, Redis, RedisConfigError};
 
 /// The store of revocations, and the way in which they are read.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -36,73 +35,11 @@ pub enum Store {
         /// `None`: in memory.
         path: Option<PathBuf>,
     },
-    Redis(Redis),
-}
-
-/// The connection to Redis.
-#[derive(Clone, Debug)]
-pub struct Redis {
-    pub url: RedisUrl,
-    pub username: Option<String>,
-    pub password: Option<SecretString>,
-    pub ca_file: Option<PathBuf>,
-    pub key_prefix: String,
-    /// The revocation keys that an existing service writes.
-    pub adopt: Option<AdoptedKeys>,
-    pub min_replicas: u32,
-}
-
-impl Redis {
-    /// The address and the user.
-    #[must_use]
-    pub fn place(&self) -> RedisConfig {
-        RedisConfig {
-            username: self.username.clone(),
-            password: self.password.clone(),
-            ca_file: self.ca_file.clone(),
-            key_prefix: self.key_prefix.clone(),
-            ..RedisConfig::new(self.url.as_str())
-        }
-    }
-}
-
-impl Eq for Redis {}
-
-impl PartialEq for Redis {
-    fn eq(&self, other: &Self) -> bool {
-        let password = |redis: &Self| redis.password.as_ref().map(|password| password.expose_secret().to_owned());
-        self.url == other.url
-            && self.username == other.username
-            && password(self) == password(other)
-            && self.ca_file == other.ca_file
-            && self.key_prefix == other.key_prefix
-            && self.adopt == other.adopt
-            && self.min_replicas == other.min_replicas
-    }
-}
-
-/// The URL of a Redis, without user and password; its query may still contain those of a sentinel, so it is
-/// shown without the query.
-#[derive(Clone, Eq, PartialEq)]
-pub struct RedisUrl(String);
-
-impl RedisUrl {
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(shown_url(&self.0).as_deref().unwrap_or("…"))
-    }
-}
-
-impl fmt::Debug for RedisUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RedisUrl({self})")
-    }
+    Redis {
+        server: Redis,
+        /// The revocation keys that an existing service writes.
+        adopt: Option<AdoptedKeys>,
+    },
 }
 
 pub(super) fn revocation(
@@ -113,15 +50,19 @@ pub(super) fn revocation(
     let at = KeyPath::root().key("revocation");
     let store = match file.store {
         StoreKind::Embedded => Store::Embedded { path: embedded_path(check, &at, file) },
-        StoreKind::Redis => Store::Redis(redis(check, &at.key("redis"), &file.redis)),
+        StoreKind::Redis => {
+            let (at, file) = (at.key("redis"), &file.redis);
+            let server = redis(check, &at, file);
+            Store::Redis { server, adopt: file.adopt.as_ref().and_then(|keys| adopt(check, &at.key("adopt"), keys)) }
+        }
     };
     let other = if file.store == StoreKind::Redis { "embedded" } else { "redis" };
     if check.is_written(&at.key(other)) {
         check.warn(&at.key(other), format!("has no effect: `revocation.store` is not `{other}`"));
     }
     if matches!(store, Store::Embedded { path: None }) {
-        let message = "is missing: revocations are kept in memory, and a restart forgets every sign-out; \
-                       write the name of a file, such as `/var/lib/doorward/revocations`";
+        let message = "is missing: revocations are kept in memory only, and a restart loses every sign-out; write \
+                       the name of a file, such as `/var/lib/doorward/revocations`";
         check.warn(&at.key("embedded").key("path"), message);
     }
     let freshness = FreshnessPolicy {
@@ -178,16 +119,15 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
             "must be at most 64 printable ASCII bytes without spaces and any of `{}*?[]\\`",
         );
     }
-    let redis = Redis {
+    let server = Redis {
         url,
         username: file.username.clone().or(url_user),
         password,
         ca_file,
         key_prefix: file.key_prefix.clone(),
-        adopt: file.adopt.as_ref().and_then(|template| adopt(check, &at.key("adopt"), template)),
         min_replicas: file.min_replicas,
     };
-    if let Err(error) = redis.place().validate() {
+    if let Err(error) = server.validate() {
         let (key, message) = match error {
             RedisConfigError::Url(cause) => ("url", cause.into()),
             RedisConfigError::Scheme => ("url", error.to_string()),
@@ -198,20 +138,18 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
         };
         check.fault(&at.key(key), message);
     }
-    redis
+    server
 }
 
 type Credentials = (Option<String>, Option<SecretString>);
 
-fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (RedisUrl, Option<Credentials>) {
-    let nothing = (RedisUrl(String::new()), None);
-    let Some(mut url) = Url::parse(text).ok().filter(|url| RedisConfig::SCHEMES.contains(&url.scheme())) else {
+/// The URL without the user and the password in it, and these.
+fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (String, Option<Credentials>) {
+    let nothing = (String::new(), None);
+    let Some(mut url) = Url::parse(text).ok().filter(|url| Redis::SCHEMES.contains(&url.scheme())) else {
         check.fault(
             at,
-            format!(
-                "must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}",
-                RedisConfig::SCHEMES.join(", ")
-            ),
+            format!("must be a URL such as `redis://127.0.0.1:6379/0`, with the scheme {}", Redis::SCHEMES.join(", ")),
         );
         return nothing;
     };
@@ -231,7 +169,7 @@ fn redis_url(check: &mut Check<'_>, at: &KeyPath, text: &str) -> (RedisUrl, Opti
     if !cleared {
         return nothing;
     }
-    (RedisUrl(url.into()), Some((user, password)))
+    (url.into(), Some((user, password)))
 }
 
 fn server(check: &mut Check<'_>, at: &KeyPath, url: &Url) {

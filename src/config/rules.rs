@@ -271,7 +271,7 @@ fn methods(check: &mut Check<'_>, at: &KeyPath, methods: Option<&[String]>) -> V
     for (index, method) in methods.iter().enumerate() {
         let fits = !method.is_empty() && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-');
         if !fits {
-            check.fault(&at.index(index), "must be an HTTP method in capitals such as `GET`");
+            check.fault(&at.index(index), "must be an HTTP method in capitals, such as `GET`");
         } else if matches!(method.as_str(), "ALL" | "ANY") {
             check.fault(
                 &at.index(index),
@@ -327,7 +327,7 @@ pub(super) fn scopes(check: &mut Check<'_>, at: &KeyPath, scopes: &[String]) {
 fn audience(check: &mut Check<'_>, at: &KeyPath, names: &[String], whole: &ConfigFile) -> Audiences {
     check.list(at, names, "; leave it out for any that the issuer's `audiences` accept");
     let accepts = |file: &AudiencesFile, name: &String| match file {
-        AudiencesFile::Word(_) => true,
+        AudiencesFile::Keyword(_) => true,
         AudiencesFile::OneOf(audiences) => audiences.contains(name),
     };
     let issuers = KeyPath::root().key("issuers");

@@ -49,10 +49,8 @@ pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetr
             check.fault(&at, "must be a http or https URL such as `http://otel-collector:4317`: it is for gRPC");
         }
         if !Traces::BUILT_IN {
-            check.fault(
-                &at,
-                "needs a build with OTLP: leave it out, or build doorward with the feature `otlp`, a default one",
-            );
+            check
+                .fault(&at, "needs a build with OTLP: leave it out, or build doorward with the default feature `otlp`");
         }
         // The collector is usually a local one without TLS, and traces contain no secrets.
         check.url(&at, endpoint, true);

@@ -1,6 +1,6 @@
 //! How the values that a fault found are shown.
 
-/// How a text is shown, as its key's `x-shown` says.
+/// How a text is shown, by its key's `x-shown`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Shown {
     Written,
@@ -9,7 +9,7 @@ pub(super) enum Shown {
     Url,
     /// [`Self::Url`] with the path, because it is public and distinguishes the URLs.
     Location,
-    /// The name of a file with a secret: an absolute one, or one that begins with a dot. Any other text may be the
+    /// The name of a file with a secret: an absolute path, or one that begins with a dot. Any other text may be the
     /// secret itself.
     SecretFile,
 }

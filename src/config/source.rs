@@ -17,7 +17,7 @@ pub(super) const MAX_BYTES: usize = 16 << 20;
 /// The deepest nesting, more than any configuration of Doorward needs.
 const MAX_DEPTH: usize = 32;
 
-/// What a value is by its key.
+/// The properties of a value that follow from its key.
 #[derive(Clone, Copy)]
 struct Form {
     /// How it may be shown; `None`: it may not.
@@ -30,7 +30,7 @@ struct Form {
 pub(crate) struct Source {
     pub(crate) tree: Value,
     places: HashMap<KeyPath, Place>,
-    /// What the schema says of the values.
+    /// The properties of the values by the schema.
     forms: HashMap<KeyPath, Form>,
 }
 

@@ -1,4 +1,5 @@
 use crate::authz::answer::{IdentityField, PayloadProfile, TokenField};
+use crate::state::admin_key::Permission;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -6,7 +7,6 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::authz::admin_key;
 use crate::authz::claims::{ClaimPath, Timestamp};
 use crate::authz::jwks::Algorithm;
 use crate::authz::revocation::Kind;
@@ -80,10 +80,10 @@ fn the_example_of_the_specification_loads() {
     assert_eq!(admin.require.max_age, Some(Duration::from_secs(900)));
     assert_eq!((admin.api_key, admin.on_stale, admin.enforce), (Some(ApiKeyUse::Required), Some(OnStale::Deny), true));
 
-    let Store::Redis(redis) = &config.revocation.store else { panic!("{:?}", config.revocation.store) };
+    let Store::Redis { server: redis, .. } = &config.revocation.store else { panic!("{:?}", config.revocation.store) };
     assert_eq!((redis.url.as_str(), redis.key_prefix.as_str()), ("redis://127.0.0.1:6379/0", "doorward:"));
     assert_eq!(config.freshness.max_staleness, Duration::from_secs(30));
-    assert_eq!(config.admin_keys[0].may, [admin_key::Permission::Revoke, admin_key::Permission::Read]);
+    assert_eq!(config.admin_keys[0].may, [Permission::Revoke, Permission::Read]);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn keys_and_secrets_are_loaded_from_files_and_watched() {
     assert_eq!(names, ["keys.json", "password", "secret-64"]);
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].line("c.yaml").contains("c.yaml:2: issuers[0].keys.jwks_file: a key is left out: secret"));
-    let Store::Redis(redis) = config.revocation.store else { panic!() };
+    let Store::Redis { server: redis, .. } = config.revocation.store else { panic!() };
     assert_eq!(secrecy::ExposeSecret::expose_secret(&redis.password.unwrap()), "correct horse"); // No newline.
 }
 
@@ -162,11 +162,11 @@ fn credentials_in_the_url_of_redis_are_taken_out() {
     let config = config(
         "revocation: {redis: {url: 'rediss-sentinel://us%2Fer:p%40ss+w@r.test:6380/1?sentinelServiceName=m&sentinelPassword=hush'}}\n",
     );
-    let Store::Redis(redis) = &config.revocation.store else { panic!() };
+    let Store::Redis { server: redis, .. } = &config.revocation.store else { panic!() };
     assert_eq!(redis.url.as_str(), "rediss-sentinel://r.test:6380/1?sentinelServiceName=m&sentinelPassword=hush");
     assert_eq!(redis.username.as_deref(), Some("us/er"));
     assert_eq!(redis.password.as_ref().map(secrecy::ExposeSecret::expose_secret), Some("p@ss+w"));
-    let shown = format!("{:?} {}", config.revocation, redis.url);
+    let shown = format!("{:?}", config.revocation);
     assert!(!shown.contains("p@ss") && !shown.contains("hush"), "{shown}");
 }
 
@@ -213,7 +213,7 @@ fn settings_that_need_a_restart_are_named_and_kept() {
     assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 60));
 }
 
-/// The keys whose description says that they need a restart, are those that are kept and named.
+/// The keys that are marked with `x-restart` are exactly those whose old value is kept and that are named.
 #[test]
 fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     let (started, schema) = (config(""), schema());
@@ -254,7 +254,7 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
     });
     let mut seen = 0;
     for (section, key, property, other) in limits.chain(others) {
-        // Alone these do nothing: what they are for is not chosen.
+        // Alone these keys have no effect, because the feature that they configure is not chosen.
         let (before, more) = match key.as_str() {
             "mode" => ("listen: {check: 'unix:/run/a'}\n", "check: 'unix:/run/a', "),
             "embedded" => ("revocation: {store: embedded}\n", "store: embedded, "),

@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::Context;
 use prometheus::IntCounterVec;
 
-use crate::authz::admin_key::AdminKeys;
 use crate::authz::claims::IssuerName;
 use crate::clock;
-use crate::config::{self, Config, IssuerConfig, KeySource, LogDecisions, Redis, Store};
+use crate::config::{self, Config, IssuerConfig, KeySource, LogDecisions, Store};
 use crate::metrics::Metrics;
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::KeySettings;
-use crate::sources::ledger::{Adopt, EmbeddedLedger, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::ledger::{Adopt, AdoptedKeys, EmbeddedLedger, Redis, RedisConfig, RedisLedger, RevocationLedger};
 use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::sources::status_lists::StatusListSettings;
+use crate::state::admin_key::AdminKeys;
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces::Traces;
 
@@ -150,27 +150,27 @@ pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
         Store::Embedded { path: Some(path) } => {
             RevocationLedger::Embedded(EmbeddedLedger::open(path, clock::now()).context("revocation.embedded.path")?)
         }
-        Store::Redis(redis) => {
-            RevocationLedger::from(RedisLedger::new(redis_config(config, redis)).context("revocation.redis")?)
+        Store::Redis { server, adopt } => {
+            let redis = RedisLedger::new(redis_config(config, server, adopt.as_ref()));
+            RevocationLedger::from(redis.context("revocation.redis")?)
         }
     })
 }
 
-fn redis_config(config: &Config, redis: &Redis) -> RedisConfig {
+fn redis_config(config: &Config, server: &Redis, adopt: Option<&AdoptedKeys>) -> RedisConfig {
     RedisConfig {
-        adopt: redis.adopt.as_ref().map(|keys| Adopt {
+        adopt: adopt.map(|keys| Adopt {
             keys: keys.clone(),
             within: shortest_staleness(config),
             issuers: adopting_issuers(config),
         }),
-        min_replicas: redis.min_replicas,
         allow_eviction: config.revocation.allow_eviction,
         retention: config.revocation.retention,
         leeway: longest_leeway(config),
         command_deadline: *config.limits.store_timeout,
         write_deadline: *config.limits.store_timeout,
         lookup_deadline: config.limits.lookup_timeout.min(*config.limits.store_timeout),
-        ..redis.place()
+        ..RedisConfig::new(server.clone())
     }
 }
 

@@ -66,8 +66,7 @@ pub(super) struct Share {
 
 /// The memory for the messages of a stream: twice its headers.
 const STREAM: usize = 8 * 1024;
-/// Beside its text, each field takes about this much memory for its bookkeeping (RFC 9113 section 6.5.2
-/// says 32).
+/// Beside its text, each field takes about this much memory for its bookkeeping (RFC 9113 section 6.5.2 counts 32).
 const PER_FIELD: usize = 96;
 
 impl Share {
@@ -146,7 +145,11 @@ impl Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
         // A gRPC service returns this status; other services handle it as any body error.
-        let full = || Poll::Ready(Some(Err(Status::resource_exhausted("too much is under way").into())));
+        let full = || {
+            Poll::Ready(Some(Err(
+                Status::resource_exhausted("the requests in progress exceed limits.buffered_bytes").into()
+            )))
+        };
         if self.refused {
             return full();
         }

@@ -5,38 +5,40 @@
 //! requests, answer pings, and has a limit of concurrent requests. A request must arrive in time, within the budget
 //! of all (see [`super::budget`]).
 
+mod liveness;
+mod monitored;
+
 use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
-use axum::{BoxError, Router};
+use axum::Router;
+use axum::body::Body;
 use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use prometheus::IntCounterVec;
-use tokio::io::{self, AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 use tracing::debug;
 
 use super::budget::{Budget, RequestBody, Share};
-use super::listen::{Accepted, Listener};
+use super::listen::{Accepted, Listener, Stream};
 use super::read_quota::ReadQuota;
 use super::tls::Tls;
 use super::workers::Workers;
-use crate::api::check::{CheckServer, Reply};
-use crate::api::http::GoesOn;
+use crate::api::check::CheckServer;
+use crate::api::http::OpenEnded;
 use crate::api::streams::StreamServer;
 use crate::config::Limits;
+use liveness::{Liveness, Open, ResponseBody, UnreadResponse};
+use monitored::MonitoredStream;
 
 /// A listener's service and its bounds.
 pub(crate) struct Server {
@@ -101,7 +103,7 @@ impl Server {
             .http2()
             .timer(TokioTimer::new())
             .max_concurrent_streams(streams)
-            .auto_date_header(protocol == Protocol::Http) // gRPC has none.
+            .auto_date_header(protocol == Protocol::Http) // gRPC responses have no `date` header.
             .max_header_list_size(limits.header_list_bytes)
             .max_pending_accept_reset_streams(limits.grpc_pending_resets)
             .initial_stream_window_size(WINDOWS.0)
@@ -212,14 +214,7 @@ impl Server {
         let share = || Share::new(&budget, &read_quota);
         // Boxed: the future is large, and hyper and tokio move it before they poll it.
         let service = service_fn(|request| Box::pin(self.clone().answer(request, liveness.clone(), share())));
-        let watched = MonitoredStream {
-            stream: stream.take(0),
-            matched: 0,
-            liveness: liveness.clone(),
-            read_quota: read_quota.clone(),
-            pause: None,
-        };
-        let stream = TokioIo::new(watched);
+        let stream = TokioIo::new(MonitoredStream::new(stream, liveness.clone(), read_quota.clone()));
         let mut connection = pin!(self.builder.serve_connection(stream, service));
         let mut leaving: Option<Instant> = None;
         let mut held = false;
@@ -229,8 +224,9 @@ impl Server {
                 self.count("held");
             }
         };
+        let silent_until = || liveness.due(self.idle_timeout, self.handshake_timeout);
         loop {
-            let due = leaving.unwrap_or_else(|| self.due(&liveness).min(Instant::now() + self.request_timeout));
+            let due = leaving.unwrap_or_else(|| silent_until().min(Instant::now() + self.request_timeout));
             tokio::select! {
                 ended = &mut connection => {
                     count_if_held();
@@ -247,12 +243,12 @@ impl Server {
                 () = tokio::time::sleep_until(due) => {
                     count_if_held();
                     if leaving.is_some() {
-                        return; // It was asked to drain.
+                        return; // Time is up for a connection that was asked to drain.
                     }
                     if liveness.is_stuck(self.request_timeout) {
                         return self.count("stuck");
                     }
-                    if Instant::now() < self.due(&liveness) {
+                    if Instant::now() < silent_until() {
                         continue;
                     }
                     if !liveness.started() {
@@ -281,7 +277,7 @@ impl Server {
                 share.stream_arrived();
                 let answer = streams.answer(request, share).map(|body| Either::Right(Body::new(body)));
                 let open = Some(Open::new(liveness));
-                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, goes_on: None }));
+                return Ok(answer.map(|body| ResponseBody { body, unread: None, open, open_ended: None }));
             }
             _ => None,
         };
@@ -297,207 +293,8 @@ impl Server {
         drop(share);
         let answered = Instant::now();
         liveness.mark_active(answered);
-        let goes_on = answer.extensions().get::<GoesOn>().map(|_| liveness.clone());
+        let open_ended = answer.extensions().get::<OpenEnded>().map(|_| liveness.clone());
         let unread = Some(UnreadResponse::new(liveness, answered));
-        Ok(answer.map(|body| ResponseBody { body, unread, open, goes_on }))
-    }
-
-    /// The time at which the connection exceeds its idle or handshake timeout.
-    fn due(&self, liveness: &Liveness) -> Instant {
-        if liveness.open.load(Ordering::Relaxed) > 0 {
-            return Instant::now() + self.idle_timeout;
-        }
-        if liveness.started() {
-            liveness.at(&liveness.last) + self.idle_timeout
-        } else {
-            liveness.opened + self.handshake_timeout
-        }
-    }
-}
-
-/// The last activity of a connection. Times are milliseconds since it was opened.
-struct Liveness {
-    opened: Instant,
-    /// HTTP/2's preface or a request has arrived.
-    started: AtomicBool,
-    /// The last time at which a request arrived or was answered.
-    last: AtomicU64,
-    /// Responses of which the peer has read nothing yet.
-    unread: AtomicUsize,
-    /// The last time at which one of them was read, or became the first unread one.
-    taken: AtomicU64,
-    /// Open streams on the connection.
-    open: AtomicUsize,
-}
-
-impl Liveness {
-    fn new() -> Self {
-        Self {
-            opened: Instant::now(),
-            started: AtomicBool::new(false),
-            last: AtomicU64::new(0),
-            unread: AtomicUsize::new(0),
-            taken: AtomicU64::new(0),
-            open: AtomicUsize::new(0),
-        }
-    }
-
-    fn mark_active(&self, now: Instant) {
-        self.greet();
-        self.mark(&self.last, now);
-    }
-
-    fn greet(&self) {
-        self.started.store(true, Ordering::Relaxed);
-    }
-
-    fn started(&self) -> bool {
-        self.started.load(Ordering::Relaxed)
-    }
-
-    fn mark(&self, time: &AtomicU64, now: Instant) {
-        let millis = now.saturating_duration_since(self.opened).as_millis();
-        time.store(u64::try_from(millis).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
-
-    fn at(&self, time: &AtomicU64) -> Instant {
-        self.opened + Duration::from_millis(time.load(Ordering::Relaxed))
-    }
-
-    /// Whether the peer reads none of its responses: each is kept until it does.
-    fn is_stuck(&self, limit: Duration) -> bool {
-        self.unread.load(Ordering::Relaxed) > 0 && self.at(&self.taken).elapsed() >= limit
-    }
-}
-
-/// A response of which the peer has read nothing yet.
-struct UnreadResponse(Arc<Liveness>);
-
-impl UnreadResponse {
-    fn new(liveness: Arc<Liveness>, now: Instant) -> Self {
-        if liveness.unread.fetch_add(1, Ordering::Relaxed) == 0 {
-            liveness.mark(&liveness.taken, now);
-        }
-        Self(liveness)
-    }
-}
-
-impl Drop for UnreadResponse {
-    fn drop(&mut self) {
-        self.0.unread.fetch_sub(1, Ordering::Relaxed);
-        self.0.mark(&self.0.taken, Instant::now());
-    }
-}
-
-/// An open stream: its connection does not count as idle.
-struct Open(Arc<Liveness>);
-
-impl Open {
-    fn new(liveness: Arc<Liveness>) -> Self {
-        liveness.open.fetch_add(1, Ordering::Relaxed);
-        Self(liveness)
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::Relaxed);
-        self.0.mark_active(Instant::now());
-    }
-}
-
-/// A response's body; it is first polled when the peer's window has room for it.
-struct ResponseBody {
-    body: Either<Reply, Body>,
-    unread: Option<UnreadResponse>,
-    /// Present while the body is that of a stream.
-    #[expect(dead_code, reason = "dropped with the response")]
-    open: Option<Open>,
-    /// A body that goes on for as long as its peer takes it: each part that is taken is a sign of life.
-    goes_on: Option<Arc<Liveness>>,
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, BoxError>>> {
-        self.unread = None;
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
-        if let (Some(liveness), Poll::Ready(_)) = (&self.goes_on, &frame) {
-            liveness.mark_active(Instant::now());
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A connection's bytes, whatever carries them.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// RFC 9113 section 3.4.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// Reads within the peer's quota, and detects HTTP/2's preface: Envoy may open a connection before its first
-/// request.
-struct MonitoredStream {
-    stream: Take<Box<dyn Stream>>,
-    /// The number of preface bytes received; its full length once detection has ended.
-    matched: usize,
-    liveness: Arc<Liveness>,
-    read_quota: Arc<ReadQuota>,
-    pause: Option<Pin<Box<Sleep>>>,
-}
-
-impl AsyncRead for MonitoredStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let watched = &mut *self;
-        let turn = ready!(watched.read_quota.poll_turn(&mut watched.pause, cx));
-        watched.stream.set_limit(turn);
-        let before = buffer.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.read_quota.debit(buffer.filled().len() - before);
-        let rest = &PREFACE[self.matched..];
-        if !rest.is_empty() {
-            let came = &buffer.filled()[before..];
-            let common = came.len().min(rest.len());
-            if came[..common] == rest[..common] {
-                self.matched += common;
-                if self.matched == PREFACE.len() {
-                    self.liveness.greet();
-                }
-            } else {
-                self.matched = PREFACE.len(); // HTTP/1: its first request counts.
-            }
-        }
-        read
-    }
-}
-
-/// Not vectored: h2 then gathers answers of up to 1 KB, which nearly all are, into one write instead of writing each
-/// by itself.
-impl AsyncWrite for MonitoredStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(self.stream.get_mut()).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.stream.get_mut()).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(self.stream.get_mut()).poll_shutdown(cx)
+        Ok(answer.map(|body| ResponseBody { body, unread, open, open_ended }))
     }
 }

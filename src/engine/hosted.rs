@@ -1,4 +1,4 @@
-//! The engine inside another process, such as Envoy: on one thread of its own.
+//! The engine inside another process, such as Envoy: on a separate thread.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -59,7 +59,7 @@ impl Hosted {
         &self.limits
     }
 
-    /// Runs work on the engine's thread. It must end, and must report a panic to the caller that waits for it.
+    /// Runs work on the engine's thread. The work must end, and must report a panic to the caller that waits for it.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         drop(self.runtime.spawn(work));
     }
@@ -90,7 +90,7 @@ async fn run(config: &Config, source: Source, log: &Log, started: mpsc::Sender<S
         Ok(engine) => engine,
         Err(error) => return drop(started.send(Err(error))), // The caller of `start` waits.
     };
-    engine.state().replica.be("module");
+    engine.state().replica.set_role("module");
     let mut open = try_to_listen(&mut engine, config, true).await;
     log_in_force(config);
     let _ = started.send(Ok((engine.state().clone(), engine.ready()))); // As above.
@@ -119,7 +119,7 @@ async fn try_to_listen(engine: &mut Engine, config: &Config, first: bool) -> boo
         Err(error) => {
             if first {
                 let error = format!("{error:#}");
-                warn!(error, "the HTTP API is not served yet; tried again until it is");
+                warn!(error, "the HTTP listener is not started; trying again");
             }
             false
         }

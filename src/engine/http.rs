@@ -1,11 +1,11 @@
-//! The listeners of the HTTP API, and what each serves.
+//! The listeners of the HTTP API, and the routes of each.
 
 use std::net::SocketAddr;
 
 use super::Engine;
 use super::connections::Protocol;
 use super::listen::Listener;
-use crate::api::http::{Http, HttpLimits, Part, router};
+use crate::api::http::{Http, Part, router};
 use crate::config::{Config, Listen};
 
 /// `listen.http` and `listen.admin`, bound.
@@ -16,7 +16,7 @@ pub struct HttpListeners {
 }
 
 impl HttpListeners {
-    /// Binds what the configuration names.
+    /// Binds the configured addresses.
     pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
         Ok(Self { http: bind("listen.http", listen.http).await?, admin: bind("listen.admin", listen.admin).await? })
     }
@@ -39,15 +39,8 @@ impl Engine {
     /// Serves the HTTP API until the engine drains.
     pub fn serve_http(&mut self, listeners: HttpListeners, config: &Config) {
         let limits = &config.limits;
-        let http_limits = HttpLimits {
-            body_bytes: limits.http_body_bytes,
-            timeout: *limits.http_timeout,
-            list_page: limits.list_page,
-            receipt_timeout: *limits.receipt_timeout,
-            inlet_requests: limits.inlet_requests,
-        };
         let HttpListeners { http, admin } = listeners;
-        let app = Http::new(self.state.clone(), self.readiness.clone(), http_limits, &config.listen.cors_origins);
+        let app = Http::new(self.state.clone(), self.readiness.clone(), *limits, &config.listen.cors_origins);
         // Without an address of their own, the routes with an admin key are served beside the
         // others.
         let part = if admin.is_some() { Part::Public } else { Part::All };

@@ -6,9 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-
-use super::connections::Stream;
 
 /// A bound listener.
 pub(crate) enum Listener {
@@ -91,6 +90,11 @@ impl Accepted {
         })
     }
 }
+
+/// A connection's bytes, whatever carries them.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Device and inode.
 type FileId = (u64, u64);

@@ -1,5 +1,5 @@
-//! The log on standard error, written by a thread of its own: no decision waits for the log's reader, and
-//! none fails because a line cannot be written.
+//! The log on standard error, written by a separate thread: a decision never waits for the log's reader, and never
+//! fails because a line cannot be written.
 //!
 //! Lines wait in one buffer. A line that does not fit, or that standard error refuses (its reader is gone,
 //! its disk full), is dropped and counted: `doorward_degraded_total{control="log",fallback="drop"}`.
@@ -41,7 +41,7 @@ impl Log {
             LogLevel::Debug => "debug",
             LogLevel::Trace => "trace",
         });
-        // An error that the library reports by `eprintln!` would be a panic where nothing can be written.
+        // An error that the library reports by `eprintln!` would be a panic if standard error cannot be written.
         let output =
             tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false).with_writer(lines.clone());
         match settings.format {
@@ -144,7 +144,7 @@ impl Lines {
     }
 }
 
-/// Writes to standard error what it takes, and returns the rest.
+/// Writes as much as standard error accepts, and returns the rest.
 fn write(mut lines: &[u8]) -> &[u8] {
     let mut output = io::stderr();
     while !lines.is_empty() {

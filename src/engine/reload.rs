@@ -117,7 +117,7 @@ impl Reload {
             let named = read.clone();
             match on(&mut watch, move |watch| watch.confirms(&read)).await {
                 Some(true) => asked = false,
-                Some(false) => continue, // A file was written meanwhile, or may be one that was not watched.
+                Some(false) => continue, // A file was written meanwhile, or was perhaps not watched yet.
                 None => return,
             }
             match next {
@@ -143,7 +143,8 @@ impl Reload {
         let (source, tls, started_with) = (self.source.clone(), self.tls.clone(), self.started_with.clone());
         let reading = tokio::task::spawn_blocking(move || read(&source, tls.as_deref(), &started_with));
         let read = tokio::time::timeout(READING, reading).await;
-        let files = read.with_context(|| format!("its files cannot be read within {READING:?}"))???;
+        let files =
+            read.with_context(|| format!("the files of the configuration cannot be read within {READING:?}"))???;
         let known = self.state.introspectors();
         self.keeps_revocations(&files.config).await?;
         let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;
@@ -169,7 +170,7 @@ impl Reload {
         if faults.is_empty() { Ok(()) } else { Err(Faults { file, faults, watched }.into()) }
     }
 
-    /// Replaces what is in force; a decision meets either all of the old or all of the new.
+    /// Replaces the policy and the sources in force; a decision uses either only the old or only the new ones.
     fn put_in_force(&mut self, next: Next) {
         let Next { files, introspectors, receivers, status_lists, fetched } = next;
         let Files { config, warnings, later, certificates } = files;
@@ -247,8 +248,7 @@ fn trusted(config: &Config) -> Vec<Arc<TrustedIssuer>> {
     config.issuers.iter().map(|issuer| Arc::new(issuer.trusted.clone())).collect()
 }
 
-/// Receivers have no state that must outlive a reload: the transmitter repeats every event that was not
-/// acknowledged.
+/// A receiver's state need not outlive a reload: the transmitter repeats every event that was not acknowledged.
 fn receivers(config: &Config, state: &State) -> anyhow::Result<Vec<Arc<Receiver>>> {
     Ok(assemble::receivers(config, &state.metrics)?.into_iter().map(Arc::new).collect())
 }
@@ -264,8 +264,8 @@ async fn take(state: Arc<State>, from: IssuerName, id: String, set: String) -> V
     }
 }
 
-/// A source for every issuer whose keys are fetched; one with the same settings is kept, and one that reads
-/// from the same place goes on from what was read.
+/// A source for every issuer whose keys are fetched; a source with the same settings is kept, and a new source that
+/// reads from the same place takes over the keys and their load time.
 fn key_sources(fetched: Vec<KeySource>, known: &[Arc<KeySource>], metrics: &Metrics) -> Vec<Arc<KeySource>> {
     let source = |source: KeySource| {
         metrics.expect_fetches(source.issuer.as_str());

@@ -1,4 +1,4 @@
-//! Keeps the status lists of issuers: fetched by their sources, verified by the keys in force, held for decisions.
+//! Keeps the status lists of issuers: fetched by their sources, verified by the keys in force, stored for decisions.
 
 use std::sync::Arc;
 
@@ -66,9 +66,9 @@ fn verify(source: &StatusListSource, state: &State, fetched: &Fetched) -> Result
     let token = UnverifiedToken::parse(BearerToken::parse(fetched.body.trim_ascii(), settings.max_body())?)?;
     let list = issuer.verify_status_list(token, &fetched.uri, settings.max_bytes, clock::now())?;
     let (ttl, expires_at) = (list.ttl, list.expires_at);
-    if state.hold_status_list(issuer, &fetched.uri, list, fetched.began) {
-        Ok(Taken::Held { ttl, expires_at })
+    if state.store_status_list(issuer, &fetched.uri, list, fetched.began) {
+        Ok(Taken::Stored { ttl, expires_at })
     } else {
-        Err(Refusal::new(Denial::InvalidClaim, "`iat` is earlier than that of the list that is held"))
+        Err(Refusal::new(Denial::InvalidClaim, "`iat` is earlier than that of the stored list"))
     }
 }

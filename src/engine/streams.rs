@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{self, Steady};
 use crate::state::State;
 
-/// Between looks at what has expired.
+/// The interval of checks for expired streams.
 const SWEEP_EVERY: Duration = Duration::from_millis(100);
 /// Batches in which streams end with the process, so that their clients do not all come back at once.
 const BATCHES: u32 = 20;
@@ -17,7 +17,7 @@ const BATCHES: u32 = 20;
 /// Ends streams when it is time, until `stop`; from `drain` on all of them, within half of `patience`.
 pub(super) async fn keep(state: Arc<State>, patience: Duration, drain: CancellationToken, stop: CancellationToken) {
     let mut secret = state.replica.secret();
-    secret.mark_changed(); // It may be known already.
+    secret.mark_changed(); // The secret may have been read already.
     let mut tick = interval(SWEEP_EVERY);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

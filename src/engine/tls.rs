@@ -13,7 +13,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::connections::Stream;
+use super::listen::Stream;
 use crate::config;
 
 /// The listeners' TLS as last read from the files; a change does not affect established
@@ -61,7 +61,7 @@ fn read(files: &config::Tls) -> anyhow::Result<ServerConfig> {
         }
     };
     let mut config =
-        builder.with_single_cert(certificates, key).context("listen.tls: the key does not fit the certificate")?;
+        builder.with_single_cert(certificates, key).context("listen.tls: the key does not match the certificate")?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
@@ -70,6 +70,6 @@ fn certificates(file: &std::path::Path) -> anyhow::Result<Vec<CertificateDer<'st
     let read = || format!("read {}", file.display());
     let found: Vec<_> =
         CertificateDer::pem_file_iter(file).with_context(read)?.collect::<Result<_, _>>().with_context(read)?;
-    anyhow::ensure!(!found.is_empty(), "{}: no certificate in it", file.display());
+    anyhow::ensure!(!found.is_empty(), "{}: the file has no certificate", file.display());
     Ok(found)
 }

@@ -29,7 +29,7 @@ pub(super) struct Manager<'a> {
 pub(super) struct Filter<'a> {
     pub(super) node: Node<'a>,
     pub(super) name: &'a str,
-    /// Its `typed_config`, without wrappers; the entry itself when it has none.
+    /// Its `typed_config`, without wrappers; the entry itself if that is missing.
     pub(super) config: Node<'a>,
     /// The condition under which a request reaches the filter.
     pub(super) condition: Option<Node<'a>>,
@@ -309,12 +309,12 @@ impl<'a> Manager<'a> {
         checks.filter(|check| check.filter.config.kind == "ExtAuthz" || check.filter.is_module())
     }
 
-    /// Those that ask the service.
+    /// The ext_authz filters among them.
     pub(super) fn ext_authz(&self) -> impl Iterator<Item = Check<'_, 'a>> {
         self.checks().filter(|check| check.filter.config.kind == "ExtAuthz")
     }
 
-    /// Those that are Doorward's module inside Envoy.
+    /// The filters among them that are Doorward's module inside Envoy.
     pub(super) fn modules(&self) -> impl Iterator<Item = &Filter<'a>> {
         self.checks().map(|check| check.filter).filter(|filter| filter.is_module())
     }

@@ -10,7 +10,7 @@ use crate::config::KeyPath;
 pub(super) struct Node<'a> {
     pub(super) path: KeyPath,
     pub(super) value: &'a Value,
-    /// The last word of the type: `ExtAuthz`; empty without one.
+    /// The last part of the type: `ExtAuthz`; empty without a type.
     pub(super) kind: &'a str,
 }
 

@@ -46,7 +46,7 @@ fn socket_cure(error: &io::Error, path: &Path) -> String {
     }
 }
 
-/// Removes a socket that nobody listens on; anything else in its place is an error.
+/// Removes a socket on which no process listens; anything else in its place is an error.
 async fn remove_stale(path: &Path) -> io::Result<()> {
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,

@@ -67,11 +67,11 @@ pub fn stamps<'a>(files: impl IntoIterator<Item = &'a PathBuf>) -> Stamps {
 /// The result of a look at the watched files.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Look {
-    /// They are unchanged since they were read.
+    /// Unchanged since they were read.
     Same,
-    /// They have changed, and may not be complete.
+    /// Changed, and perhaps not complete.
     Moving,
-    /// They have changed, and are complete.
+    /// Changed, and complete.
     Settled,
 }
 
@@ -119,7 +119,7 @@ impl Watch {
             return Look::Settled;
         }
         if now - *self.moving_since.get_or_insert(now) > LONG {
-            warn!(files = ?self.changed(), still_for = ?SETTLE, "changed files are not read before they are still");
+            warn!(files = ?self.changed(), still_for = ?SETTLE, "changed files are still being written; not read yet");
             self.moving_since = Some(now);
         }
         Look::Moving
@@ -340,7 +340,7 @@ mod tests {
         fs::write(&path, "half").unwrap();
         assert!(until(&mut watch, Look::Settled) >= SETTLE.mul_f64(0.9));
         watch.go_on(|_| true);
-        // Moved into place while its writer goes on.
+        // Moved into place while its writer continues.
         let mut file = File::create(&beside).unwrap();
         fs::rename(&beside, &path).unwrap();
         assert_eq!(watch.look(), Look::Moving);

@@ -25,7 +25,7 @@ pub struct Authorities {
 }
 
 impl Authorities {
-    /// Fails if it has no certificate, or one that cannot be used as a root.
+    /// Fails if there is no certificate, or one that cannot be used as a root.
     pub fn parse(pem: Vec<u8>) -> Result<Self, reqwest::Error> {
         let authorities = Self { pem: pem.into() };
         authorities.trusted_by(proxy::client())?.build()?;
@@ -46,9 +46,9 @@ impl fmt::Debug for Authorities {
 /// The redirects that a client follows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Redirects {
-    /// None: a redirect would send a token or Doorward's credentials to another server.
+    /// No redirect is followed: it would send a token or Doorward's credentials to another server.
     Refused,
-    /// Three at most, none from https to plain http, and to plain http on this host only.
+    /// At most three redirects: never from https to plain http, and to plain http only on this host.
     Secure,
 }
 
@@ -116,7 +116,7 @@ impl Response {
     }
 }
 
-/// Why there is no response. Its text has no URL, which may contain a secret.
+/// Why there is no response. The error's text has no URL, which may contain a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     #[error("https is required (or `insecure: true`)")]

@@ -1,9 +1,9 @@
 //! Introspects tokens at their issuer (RFC 7662): one request per token at a time, with cached responses,
 //! and no requests while the issuer does not answer.
 //!
-//! A response is used for `cache` from the start of its request, and never beyond the token's `exp`. Every
-//! decision checks the revocations, so no response outlives a revocation. Inactive tokens have a cache of
-//! their own: a flood of made-up tokens does not evict active ones.
+//! A response is used for `cache` from the start of its request, and never beyond the token's `exp`. Every decision
+//! checks the revocations, so no response outlives a revocation. Inactive tokens have a separate cache: a flood of
+//! made-up tokens does not evict active ones.
 //!
 //! The first caller sends the request; if that caller leaves (Envoy's own timeout), the next waiting one
 //! sends it again. So Envoy's timeout should exceed `introspection.timeout`.
@@ -89,7 +89,7 @@ pub struct Introspector {
 enum QuestionError {
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("answer not understood: {0}")]
+    #[error("response not understood: {0}")]
     Response(&'static str),
 }
 
@@ -110,7 +110,7 @@ impl Introspector {
         let breaker = Breaker::new(PAUSES, move |change, error| match change {
             Change::Opened { pause } => {
                 let error = error.map_or_else(|| "no answer in time".to_owned(), |error| Chain(error).to_string());
-                warn!(issuer = %name, error, ?pause, "introspection fails; no requests for a while");
+                warn!(issuer = %name, error, ?pause, "introspection fails; requests are suspended");
             }
             Change::Closed => info!(issuer = %name, "introspection works again"),
         });
@@ -123,7 +123,7 @@ impl Introspector {
     }
 
     /// The introspection response for a token, cached or fetched.
-    pub async fn ask(&self, token: &str) -> Arc<IntrospectionResponse> {
+    pub async fn introspect(&self, token: &str) -> Arc<IntrospectionResponse> {
         let digest = digest_of(token);
         if let Some(known) = self.recall(&digest) {
             return known;
@@ -150,16 +150,16 @@ impl Introspector {
         let started = Instant::now();
         let answer = self.post(token).await;
         attempt.ended(answer.as_ref().map(drop).map_err(|error| error as _));
-        let Ok(said) = answer else {
+        let Ok(state) = answer else {
             self.count("failed");
             return self.introspection_response(TokenState::Unavailable);
         };
-        let (result, usable) = match &said {
+        let (result, usable) = match &state {
             TokenState::Active(claims) => ("active", self.settings.cache.min(remaining(claims))),
             _ => ("inactive", self.settings.cache),
         };
         self.count(result);
-        let introspection_response = self.introspection_response(said);
+        let introspection_response = self.introspection_response(state);
         self.answers.insert(digest, started + usable, &introspection_response);
         introspection_response
     }
@@ -182,8 +182,8 @@ impl Introspector {
         TokenState::parse(&response.body).map_err(QuestionError::Response)
     }
 
-    fn introspection_response(&self, said: TokenState) -> Arc<IntrospectionResponse> {
-        Arc::new(IntrospectionResponse { issuer: self.issuer.clone(), said })
+    fn introspection_response(&self, state: TokenState) -> Arc<IntrospectionResponse> {
+        Arc::new(IntrospectionResponse { issuer: self.issuer.clone(), state })
     }
 
     fn count(&self, result: &str) {
@@ -225,10 +225,10 @@ impl Introspectors {
     }
 
     /// The introspection response for a token.
-    pub async fn ask(&self, issuer: &IssuerName, token: &str) -> Arc<IntrospectionResponse> {
+    pub async fn introspect(&self, issuer: &IssuerName, token: &str) -> Arc<IntrospectionResponse> {
         match self.get(issuer) {
-            Some(introspector) => introspector.ask(token).await,
-            None => Arc::new(IntrospectionResponse { issuer: issuer.clone(), said: TokenState::Unavailable }),
+            Some(introspector) => introspector.introspect(token).await,
+            None => Arc::new(IntrospectionResponse { issuer: issuer.clone(), state: TokenState::Unavailable }),
         }
     }
 }

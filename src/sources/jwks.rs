@@ -1,5 +1,5 @@
-//! Keeps the keys of every issuer current: fetched before ready, refreshed in the background, and
-//! fetched once more when a token names a key that is not known yet.
+//! Keeps the keys of every issuer current: fetched before ready, refreshed in the background, and fetched once more
+//! when a token names a key that is not in the set.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -102,7 +102,7 @@ struct Demand {
     last: Option<Instant>,
     stage: Stage,
     /// Whether the last fetch, for any cause, loaded the keys.
-    told: bool,
+    last_succeeded: bool,
 }
 
 #[derive(Default, Eq, PartialEq)]
@@ -124,7 +124,7 @@ pub enum Update {
     Failed {
         unfit: Vec<LeftOut>,
     },
-    /// The issuer has not confirmed any keys for `max_stale`: none may be used.
+    /// The issuer has not confirmed any keys for `max_stale`: its keys must not be used any more.
     Withdrawn,
 }
 
@@ -179,7 +179,7 @@ impl KeySource {
             && self.settings.algorithms == other.settings.algorithms
     }
 
-    /// Takes over the load time of the other source, whose keys stay in use.
+    /// Takes over the load time of the other source, whose keys remain in use.
     #[must_use]
     pub fn continuing(self, other: &Self) -> Self {
         if self.continues(other) {
@@ -202,7 +202,7 @@ impl KeySource {
     }
 
     /// Requests a fetch for an unknown key, without waiting; false if there was such a fetch within the cooldown.
-    pub fn ask(&self) -> bool {
+    pub fn request_fetch(&self) -> bool {
         let mut demand = lock(&self.demand);
         if demand.stage == Stage::Idle {
             if demand.last.is_some_and(|at| at.elapsed() < self.settings.cooldown) {
@@ -221,11 +221,11 @@ impl KeySource {
     /// False if the last fetch failed: an unknown key may be a new one.
     pub async fn refresh(&self) -> bool {
         let mut served = self.served.subscribe();
-        if !self.ask() {
-            return lock(&self.demand).told;
+        if !self.request_fetch() {
+            return lock(&self.demand).last_succeeded;
         }
         let served = tokio::time::timeout(self.settings.timeout, served.changed()).await;
-        matches!(served, Ok(Ok(()))) && lock(&self.demand).told
+        matches!(served, Ok(Ok(()))) && lock(&self.demand).last_succeeded
     }
 
     /// Fetches once, for a command that decides without the service; the error text is for a terminal.
@@ -263,7 +263,7 @@ impl KeySource {
                     Ok((keys, unfit, max_age)) => {
                         *lock(&self.loaded) = Some(Instant::now());
                         publish(&self.issuer, Update::Loaded { keys, unfit });
-                        lock(&self.demand).told = true;
+                        lock(&self.demand).last_succeeded = true;
                         seen = stamp;
                         backoff.succeeded();
                         pause = max_age.map_or(pause, |max_age| max_age.max(SHORTEST_INTERVAL).min(pause));
@@ -277,7 +277,7 @@ impl KeySource {
                             warn!(issuer = %self.issuer, error = %Chain(&error), "keys not refreshed");
                         }
                         pause = pause.min(again);
-                        lock(&self.demand).told = false;
+                        lock(&self.demand).last_succeeded = false;
                         let unfit = match error {
                             FetchError::NoKeys { unfit, .. } => unfit,
                             _ => Vec::new(),

@@ -1,4 +1,4 @@
-//! The durable, shared log of revocations; the only place that knows Redis and redb.
+//! The durable, shared log of revocations; the only module that uses Redis and redb.
 //!
 //! # The Redis contract
 //!
@@ -45,19 +45,19 @@
 //! EXEC
 //! ```
 //!
-//! It is read strictly, because leniency would accept more: without a readable `expires` it is ignored. It cannot be
-//! withdrawn; the token is revoked instead.
+//! A registration is read strictly, because leniency would accept more: without a readable `expires` it is ignored. It
+//! cannot be withdrawn; the token is revoked instead.
 //!
-//! More keys under the prefix belong to Doorward alone: `{r}:meta` (the epoch of the log, which is lost with a flush),
-//! `{r}:server` (the server that instances read from, and since when), `{r}:repairing` and `{r}:repairer` (the
-//! instances that found a loss, and the one that writes entries back), `{r}:instances` and `{r}:instance:NAME`
-//! (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances need the log),
-//! `{r}:clock` (the time since which Redis's clock has gone evenly), `{r}:leads` (the leads of issuers' tokens),
-//! `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the secret with
-//! which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they could be
-//! accepted). An entry with a field `receipt` requests that the instances report at once that they have applied it;
-//! `by` (the name of an admin key) and `since` (milliseconds: the first time of an entry that was written back) are for
-//! operators. A reader of the log ignores unknown fields.
+//! Doorward uses more keys under the prefix, which other writers must not touch: `{r}:meta` (the epoch of the log,
+//! which is lost with a flush), `{r}:server` (the server that instances read from, and since when), `{r}:repairing`
+//! and `{r}:repairer` (the instances that found a loss, and the one that writes entries back), `{r}:instances` and
+//! `{r}:instance:NAME` (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances
+//! need the log), `{r}:clock` (the time since which Redis's clock has been stable), `{r}:leads` (the leads of issuers'
+//! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the
+//! secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they
+//! could be accepted). An entry with a field `receipt` requests that the instances report at once that they have
+//! applied it; `by` (the name of an admin key) and `since` (milliseconds: the first time of an entry that was written
+//! back) are for operators. A reader of the log ignores unknown fields.
 
 mod embedded;
 mod redis;
@@ -73,7 +73,7 @@ use crate::authz::revocation::{Hit, Revocation, Target};
 pub use embedded::EmbeddedLedger;
 pub(super) use embedded::FORGOTTEN_AFTER;
 pub use redis::{
-    Adopt, AdoptedKeys, Names, Reader, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
+    Adopt, AdoptedKeys, Names, Reader, Redis, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
 };
 pub(super) use redis::{
     Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo, lasting,
@@ -100,10 +100,10 @@ impl From<RedisLedger> for RevocationLedger {
 }
 
 impl RevocationLedger {
-    /// Writes revocations durably, all or none of one call, and returns the place of the last one.
+    /// Writes the revocations of one call durably, all or none, and returns the place of the last one.
     ///
-    /// `Ok` means that every one is in the store (and on `min_replicas` replicas); after an error some may be:
-    /// appending again is safe, because merging twice changes nothing. One that has expired is written, too: an
+    /// `Ok` means that every revocation is in the store (and on `min_replicas` replicas); after an error some may be:
+    /// appending again is safe, because merging twice changes nothing. An expired revocation is written, too: another
     /// instance may have another clock or a longer leeway.
     pub async fn append(&self, revocations: &[Revocation]) -> Result<Position, LedgerError> {
         match self {
@@ -200,7 +200,7 @@ pub enum RefusalKind {
 impl RefusalKind {
     pub(super) fn of(message: &str) -> Self {
         if message.contains("exhausted the last possible ID") {
-            return Self::LogExhausted; // No code tells it apart.
+            return Self::LogExhausted; // Has no error code of its own.
         }
         match message.split_ascii_whitespace().next().unwrap_or_default() {
             "OOM" => Self::OutOfMemory,
@@ -215,8 +215,8 @@ impl RefusalKind {
 
 /// The state of a log that has the last id that there is.
 pub(super) const LOG_EXHAUSTED: &str = "an entry of the log has the last possible id, so Redis adds none after it; \
-    Doorward writes the log anew by itself. If this lasts, rename the key of the log (`doorward:{r}:log`) while instances \
-    run: they write what they know to a new one";
+    Doorward rewrites the log automatically. If this lasts, rename the key of the log (`doorward:{r}:log`) while \
+    instances run: they write their revocations to a new one";
 
 /// Why the ledger could not be written or read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -278,7 +278,7 @@ impl LedgerError {
         }
     }
 
-    /// The operator's action that ends the error, if one is known.
+    /// The operator's action that ends the error, if Doorward has one to suggest.
     #[must_use]
     pub fn cure(&self) -> Option<&'static str> {
         match self {

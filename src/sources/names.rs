@@ -298,16 +298,16 @@ impl Names {
                         &["name"],
                         |_| true,
                         format!(
-                            "tokens of `{accepted}` were accepted under the {former}name `{name}`; its revocations may live and \
-                             would not apply to them under `{own}`; add `formerly: [{name}]`, or set \
-                             `revocation.accept_loss: true`"
+                            "tokens of `{accepted}` were accepted under the {former}name `{name}`; its revocations \
+                             may still be in force and would not apply to them under `{own}`; add \
+                             `formerly: [{name}]`, or set `revocation.accept_loss: true`"
                         ),
                     );
                 } else if is_same {
                     if noted_differently(&id, issuer) {
                         change(About::Mapping, &["issuer"], |target| target.kind == Kind::User, tenancy(name, &id));
                     }
-                    for mapping in mappings(noted, issuer).into_iter().filter(|mapping| !mapping.goes_on()) {
+                    for mapping in mappings(noted, issuer).into_iter().filter(|mapping| !mapping.keeps_names()) {
                         change(About::Mapping, mapping.key, mapping.is_meant, mapping.message(name));
                     }
                 } else if noted.is_of(&issuer.name) && !noted.is_former && !self.is_linked(at_note, issuers) {
@@ -318,9 +318,9 @@ impl Names {
                         &["issuer"],
                         |_| true,
                         format!(
-                            "the name `{name}` stands for `{other}` in revocations that may live, and here for `{ours}`: \
-                             they would apply to the wrong tokens; give this issuer another name (or, for another \
-                             deployment, `revocation.redis.key_prefix`), or set `revocation.accept_loss: true`"
+                            "the name `{name}` stands for `{other}` in revocations that may still be in force, but \
+                             here for `{ours}`: they would apply to the wrong tokens; give this issuer another name \
+                             (or, for another deployment, `revocation.redis.key_prefix`), or set `revocation.accept_loss: true`"
                         ),
                     );
                 }
@@ -397,8 +397,9 @@ fn tenancy(name: &str, noted: &IssuerId) -> String {
         ("out", "", "give the new issuer another name")
     };
     format!(
-        "revocations of users that may live under the name `{name}` name them with{before} their tenant, and here they \
-         are named with{next} it: they would no longer apply; {cure}, or set `revocation.accept_loss: true`"
+        "revocations of users under the name `{name}` may still be in force and name users with{before} their \
+         tenant, but this configuration names users with{next} it: they would no longer apply; {cure}, or set \
+         `revocation.accept_loss: true`"
     )
 }
 
@@ -413,7 +414,7 @@ struct Mapping<'a> {
 
 impl Mapping<'_> {
     /// Whether every token that had a name before has the same name.
-    fn goes_on(&self) -> bool {
+    fn keeps_names(&self) -> bool {
         let mut both = self.before.iter().zip(self.next);
         self.next.len() >= self.before.len() && both.all(|(before, next)| before == next.as_str())
     }
@@ -422,8 +423,8 @@ impl Mapping<'_> {
         let claims = self.before.join("`, `");
         let ours = self.next.iter().map(ClaimPath::as_str).collect::<Vec<_>>().join("`, `");
         format!(
-            "revocations of a {} that may live under the name `{name}` go by `{claims}` and would no longer apply by \
-             `{ours}`; begin the list with that, or set `revocation.accept_loss: true`",
+            "revocations of a {} under the name `{name}` may still be in force, name it by `{claims}` and would no \
+             longer apply by `{ours}`; begin the list with `{claims}`, or set `revocation.accept_loss: true`",
             self.what
         )
     }

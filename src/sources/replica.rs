@@ -1,13 +1,13 @@
 //! The replica: the ledger's revocations in the memory of this process, with an age.
 //!
-//! It reads the log from its start, then follows it. The age of the view is the time since the *start* of the last
-//! completed read of the primary, on the monotonic clock: every entry written before that start has been applied, so
-//! an instance that is cut off knows how much it may have missed. A read counts only if the epoch of the store is
-//! still that of the view.
+//! The replica reads the log from its start, then follows it. The age of the view is the time since the *start* of the
+//! last completed read of the primary, on the monotonic clock: every entry written before that start has been applied,
+//! so the age of a cut-off instance's view bounds the entries that it may have missed. A read counts only if the epoch
+//! of the store is still that of the view.
 //!
-//! A known revocation stays known. If the log was replaced or has lost entries, it is read again from its start and
-//! merged, and one of the instances writes the missing entries back to the store, so that new instances receive them
-//! too.
+//! An applied revocation stays in force. If the log was replaced or has lost entries, it is read again from its start
+//! and merged, and one of the instances writes the missing entries back to the store, so that new instances receive
+//! them too.
 //!
 //! No instance relies on a store that may have lost entries: after the store was emptied, restarted or failed over,
 //! an instance first waits until the others can have noticed and announced a loss (see `follow`).
@@ -152,7 +152,7 @@ impl Replica {
     pub fn place(&self) -> Option<String> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => None,
-            RevocationLedger::Redis(redis) => Some(redis.config().place()),
+            RevocationLedger::Redis(redis) => Some(redis.config().server.place()),
         }
     }
 
@@ -182,9 +182,9 @@ impl Replica {
 
     /// Revokes: in this process at once, then durably.
     ///
-    /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
-    /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
-    /// is known to be stored is not written again.
+    /// `Ok` means that the revocations are in the store. After an error they still apply in this process, and are
+    /// retried at the store or the file; other instances may not have read them, so the caller must not report
+    /// success. A revocation that is surely stored is not written again.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
         let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
@@ -208,7 +208,7 @@ impl Replica {
             if is_shared {
                 self.unsaved.acknowledge(&revocations); // A repetition may rely on it only from here on.
             } else {
-                self.applied.send_replace(position); // An embedded ledger has no log to read back.
+                self.applied.send_replace(position); // An embedded ledger has no log that must be read back.
             }
         }
         written
@@ -226,12 +226,12 @@ impl Replica {
         }
         let uptime = Steady::now().uptime();
         for revocation in revocations {
-            self.learn(revocation, uptime);
+            self.apply_here(revocation, uptime);
         }
     }
 
     /// Applies a revocation, and ends the streams of its tokens.
-    fn learn(&self, revocation: &Revocation, uptime: Duration) {
+    fn apply_here(&self, revocation: &Revocation, uptime: Duration) {
         self.index.apply(revocation, uptime);
         self.streams.revoke(revocation);
     }
@@ -241,7 +241,7 @@ impl Replica {
         &self.streams
     }
 
-    /// The secret that seals stream proofs on this store; `None` until it is known, and for an embedded store.
+    /// The secret that seals stream proofs on this store; `None` until it has been read, and for an embedded store.
     pub fn secret(&self) -> watch::Receiver<Option<Secret>> {
         self.secret.subscribe()
     }
@@ -260,7 +260,7 @@ impl Replica {
             })
     }
 
-    /// The age up to which the store counts as reachable, with the known log.
+    /// The age up to which the store surely counts as reachable, with the log that this instance reads.
     const SURELY_FOLLOWING: Duration = Duration::from_secs(1);
 
     /// Looks a token up in the store itself, independent of this process's index.
@@ -392,7 +392,7 @@ impl Replica {
         }
     }
 
-    /// Forgets what is over; the first look at the clocks is when nothing is yet.
+    /// Forgets expired revocations; the first clock readings come before any has expired.
     async fn purge(&self) {
         loop {
             let (now, hold, leeway) = (self.earliest(), self.clocks.retention(), self.clocks.leeway());

@@ -68,7 +68,7 @@ struct Entry {
     began: Option<Instant>,
     is_running: bool,
     /// Whether the last fetch brought the list.
-    told: bool,
+    succeeded: bool,
     backoff: Backoff,
     /// Counts the completed fetches.
     done: watch::Sender<u64>,
@@ -83,7 +83,7 @@ impl Entry {
             due: Instant::now(),
             began: None,
             is_running: false,
-            told: false,
+            succeeded: false,
             backoff: Backoff::new(BACKOFF),
             done: watch::Sender::new(0),
         }
@@ -100,8 +100,8 @@ pub struct Fetched {
 
 /// What became of a response.
 pub enum Taken {
-    /// It is held.
-    Held { ttl: Option<Duration>, expires_at: Option<Timestamp> },
+    /// It is stored.
+    Stored { ttl: Option<Duration>, expires_at: Option<Timestamp> },
     /// Its text is for the log.
     Rejected(String),
 }
@@ -148,7 +148,7 @@ impl StatusListSource {
                 return false;
             }
         }
-        self.schedule().get(uri).is_some_and(|entry| entry.told)
+        self.schedule().get(uri).is_some_and(|entry| entry.succeeded)
     }
 
     /// Asks for a fetch without waiting; `None` if there will be none now.
@@ -162,8 +162,8 @@ impl StatusListSource {
         if !entry.is_running {
             let now = Instant::now();
             let cooldown = COOLDOWN.min(self.settings.refresh);
-            let is_recent = entry.told && entry.began.is_some_and(|began| now < began + cooldown);
-            let pauses = !entry.told && entry.began.is_some() && entry.due > now;
+            let is_recent = entry.succeeded && entry.began.is_some_and(|began| now < began + cooldown);
+            let pauses = !entry.succeeded && entry.began.is_some() && entry.due > now;
             if is_recent || pauses {
                 return None;
             }
@@ -199,13 +199,13 @@ impl StatusListSource {
         self.lists.retain(|issuer, known, _| *issuer != self.issuer || known != uri);
     }
 
-    /// The last use of each list that is held.
+    /// The last use of each list that is stored.
     fn used(&self) -> HashMap<Arc<str>, Duration> {
         self.lists.of(&self.issuer).into_iter().collect()
     }
 
     /// Fetches for ever. `allows` says whether a URI is one of those that may be fetched, `take` verifies each response
-    /// and holds it, and `count` is given every result.
+    /// and stores it, and `count` is given every result.
     pub async fn run(
         &self,
         allows: impl Fn(&str) -> bool,
@@ -230,7 +230,7 @@ impl StatusListSource {
                         Ok(fetched) => take(fetched),
                         Err(error) => Taken::Rejected(Chain(&error).to_string()),
                     };
-                    count(if matches!(taken, Taken::Held { .. }) { "ok" } else { "failed" });
+                    count(if matches!(taken, Taken::Stored { .. }) { "ok" } else { "failed" });
                     self.settle(&uri, taken);
                 }
                 () = tokio::time::sleep_until(next) => {}
@@ -280,9 +280,9 @@ impl StatusListSource {
         let mut schedule = self.schedule();
         let Some(entry) = schedule.get_mut(uri) else { return };
         let refresh = self.settings.refresh;
-        let (told, pause) = match taken {
-            Taken::Held { ttl, expires_at } => {
-                if entry.backoff.succeeded() || !entry.told {
+        let (succeeded, pause) = match taken {
+            Taken::Stored { ttl, expires_at } => {
+                if entry.backoff.succeeded() || !entry.succeeded {
                     info!(issuer = %self.issuer, list = %uri, "status list loaded");
                 }
                 let interval = ttl.map_or(refresh, |ttl| ttl.max(SHORTEST_INTERVAL).min(refresh));
@@ -299,7 +299,7 @@ impl StatusListSource {
                 (false, refresh.min(again))
             }
         };
-        entry.told = told;
+        entry.succeeded = succeeded;
         entry.is_running = false;
         entry.due = Instant::now() + pause;
         entry.done.send_modify(|done| *done += 1);

@@ -1,6 +1,6 @@
 //! The refusals of the last minutes, counted by reason, rule and issuer, with some of them explained.
 //!
-//! Every part has a bound, and nothing that a request says shapes a key: reasons are ours, rules and issuers are
+//! Every part has a bound, and no content of a request shapes a key: reasons are Doorward's own, rules and issuers are
 //! configured. A refusal costs one short lock; an allowed request does not come here.
 
 use std::collections::{HashMap, VecDeque};
@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::authz::claims::{IssuerName, Timestamp};
 
-/// What refusals are counted by.
+/// The key by which refusals are counted.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RefusalKind {
     pub reason: &'static str,
@@ -31,7 +31,7 @@ pub struct Refusal {
     pub id: u64,
     pub at: Timestamp,
     pub kind: RefusalKind,
-    /// What is wrong with the token, for an operator.
+    /// The fault of the token, for an operator.
     pub detail: Option<Box<str>>,
     /// `x-request-id`, if it is letters, digits and hyphens.
     pub request_id: Option<Box<str>>,
@@ -93,11 +93,12 @@ impl Refusals {
     pub const SLOT: Duration = Duration::from_secs(10);
     /// Ten minutes.
     pub const SLOTS: usize = 60;
-    /// Kinds that are counted; one more replaces the one that was quiet for longest. 60 KiB of counts.
+    /// The most kinds that are counted; a further kind replaces the one without refusals for longest. 60 KiB of
+    /// counts.
     pub const MAX_KINDS: usize = 256;
     /// Explained refusals that are kept, the newest: at most 8 KiB each.
     pub const MAX_EXPLAINED: usize = 256;
-    /// Explained in one second, whatever comes: each takes as long as some decisions.
+    /// The most explanations in one second: each takes as long as some decisions.
     pub const EXPLAINED_PER_SECOND: u32 = 16;
 
     /// Counts a refusal. True: it is to be explained, and given to [`Self::keep`]; one of each kind in a second is.
@@ -149,7 +150,7 @@ impl Refusals {
         self.changes.load(Ordering::Relaxed)
     }
 
-    /// What was counted in the window, the most frequent kind first.
+    /// The counts in the window, the most frequent kind first.
     #[must_use]
     pub fn counts(&self, now: Instant) -> Vec<RefusalCount> {
         let slot = now.saturating_duration_since(self.started).as_secs() / Self::SLOT.as_secs();
@@ -178,7 +179,7 @@ impl Refusals {
 }
 
 impl Group {
-    /// Forgets what the window has left behind.
+    /// Forgets the counts that have left the window.
     fn advance(&mut self, slot: u64) {
         let passed = slot.saturating_sub(self.slot).min(Refusals::SLOTS as u64);
         for behind in 0..passed {
@@ -232,7 +233,7 @@ mod tests {
         let chosen = kinds.iter().filter(|kind| refusals.count(kind, start)).count();
         assert_eq!(u32::try_from(chosen).unwrap(), Refusals::EXPLAINED_PER_SECOND);
         assert_eq!(refusals.counts(start).len(), Refusals::MAX_KINDS);
-        // Of one kind, one in a second.
+        // One of a kind is explained in a second.
         let later = start + Duration::from_secs(7);
         assert!(refusals.count(&kinds[0], later) && !refusals.count(&kinds[0], later));
         assert!(refusals.count(&kinds[0], later + Duration::from_secs(1)));

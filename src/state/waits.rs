@@ -13,6 +13,9 @@ pub struct Waits {
     pub introspection: Waiting,
     pub status_lists: Waiting,
     pub store: Waiting,
+    pub verification: Waiting,
+    /// Held by the one of them whose signature is verified.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 /// The decisions that wait for one kind of resource.

@@ -1,4 +1,4 @@
-//! What stands for the exporter in a build without the feature `otlp`.
+//! The replacement of the exporter in a build without the feature `otlp`.
 
 use prometheus::IntCounterVec;
 
@@ -8,7 +8,7 @@ use super::Decided;
 pub enum Traces {}
 
 #[derive(Debug, thiserror::Error)]
-#[error("this build has no OTLP: build doorward with the feature `otlp`, a default one")]
+#[error("this build has no OTLP: build doorward with the default feature `otlp`")]
 pub struct NotBuiltIn;
 
 impl Traces {

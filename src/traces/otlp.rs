@@ -33,9 +33,9 @@ impl Traces {
     /// The length of a `traceparent`, which is 55 bytes today and may be more in a later version.
     const LONGEST_PARENT: usize = 256;
 
-    /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a
-    /// bounded queue on a thread of its own and are dropped when it is full: a decision never waits for the
-    /// collector. `exports` counts batches by result. To be called within the runtime.
+    /// Sends to a collector's gRPC endpoint (`http://` or `https://`, usually port 4317). Spans wait in a bounded
+    /// queue on a thread of its own and are dropped when it is full: a decision never waits for the collector.
+    /// `exports` counts batches by result. Call it within the runtime.
     ///
     /// The bounds and the service's attributes follow `OTEL_BSP_*` and `OTEL_RESOURCE_ATTRIBUTES`.
     pub fn new(endpoint: &str, exports: IntCounterVec) -> Result<Self, ExporterBuildError> {
@@ -45,7 +45,7 @@ impl Traces {
             .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
             .build();
         let provider = SdkTracerProvider::builder()
-            // The proxy says which traces are kept; a request without one begins none here.
+            // The proxy decides which traces are kept; a request without a trace does not begin one here.
             .with_sampler(Sampler::ParentBased(Box::new(Sampler::AlwaysOff)))
             .with_resource(resource)
             .with_batch_exporter(Counted { exporter, exports, failing: AtomicBool::new(false) })
@@ -81,7 +81,7 @@ impl Traces {
         span.end_with_timestamp(ended);
     }
 
-    /// Sends what is left and ends; blocks for at most two seconds.
+    /// Sends the remaining spans and ends; blocks for at most two seconds.
     pub fn finish(&self) {
         if let Err(error) = self.provider.shutdown_with_timeout(Self::FAREWELL) {
             warn!(%error, "the last traces were not sent");

@@ -1,7 +1,6 @@
 //! Requests and tokens that are as large as they may be and shaped to cost as much as they can.
 //!
-//! None may cost much more than in proportion to its bytes: quadratic work would take seconds
-//! here.
+//! No input may cost much more than in proportion to its bytes: quadratic work would take seconds here.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,7 @@ fn tokens_of_every_shape(tokens: &Tokens) -> Vec<(String, Ask)> {
     let sign = |header: &str, claims: &str| tokens.issuer.sign_raw(header, claims.as_bytes()).unwrap();
     let with = |more: &str| sign(&header, &format!("{start},{more}{end}"));
     let many = |item: &str, room: usize| vec![item; room / (item.len() + 1)].join(",");
-    let room = 11_000; // Of 16 KB, in base64url.
+    let room = 11_000; // Payloads of 16 KB, in base64url.
     let members: Vec<_> = (0..room / 10).map(|n| format!("\"{n:x}\":{}", n % 10)).collect();
     [
         ("a number with many digits", format!("\"x\":{}", "9".repeat(room))),

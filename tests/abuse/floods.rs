@@ -12,8 +12,8 @@ use super::wire::{
 use crate::support::grpc::{Checks, get};
 use crate::support::{PATIENCE, eventually};
 
-/// Sends the same bytes until the time is over, on a new connection whenever the peer has had enough; reads
-/// and throws away what comes back, or does not read at all.
+/// Sends the same bytes until the time is over, on a new connection whenever the peer closes one; discards the
+/// answers, or does not read them at all.
 async fn flood(address: &str, reads: bool, mut next: impl FnMut(u32) -> Vec<u8>) -> String {
     let (began, mut connections, mut sent, mut stalled) = (Instant::now(), 0, 0_usize, 0);
     while began.elapsed() < LASTS {
@@ -36,7 +36,7 @@ async fn flood(address: &str, reads: bool, mut next: impl FnMut(u32) -> Vec<u8>)
             };
             match tokio::time::timeout(LASTS.saturating_sub(began.elapsed()), moved).await {
                 Ok(true) => sent += bytes.len(),
-                Ok(false) => break, // It was closed.
+                Ok(false) => break, // The peer closed it.
                 Err(_) => stalled += 1,
             }
         }
@@ -120,14 +120,14 @@ async fn header_bomb() {
             integer(&mut head, 3900);
             head.extend([b'v'; 3900]);
         } else {
-            head.extend([0xbe; 12_000]); // What was remembered, again and again.
+            head.extend([0xbe; 12_000]); // References to the indexed entry, repeated.
         }
         frame(HEADERS, END_HEADERS, id, &head)
     })
     .await;
 }
 
-/// Requests whose answers are never taken, as many as fit.
+/// Requests whose answers are never read, as many as fit.
 async fn deaf(address: &str, request: fn(u32) -> Vec<u8>) -> String {
     let mut held: Vec<Box<dyn Stream>> = Vec::new();
     for _ in 0..20 {

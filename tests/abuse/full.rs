@@ -7,7 +7,7 @@ use super::wire::{closes, greet};
 use crate::support::eventually;
 use crate::support::grpc::{Checks, get};
 
-/// One connection more than allowed is closed at once and counted; the others stay open.
+/// One connection beyond the limit is closed at once and counted; the others stay open.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_more_is_closed_at_once() {
     for listen in ["check: \"127.0.0.1:0\"", "check: \"unix:DIR/check.sock\""] {

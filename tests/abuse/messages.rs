@@ -61,7 +61,7 @@ async fn messages_of_every_wrong_size() {
                 let (mut reader, mut writer) = tokio::io::split(&mut stream);
                 let _ = tokio::time::timeout(LASTS, async {
                     tokio::join!(
-                        // It may be closed before all of it is sent.
+                        // The peer may close before all of it is sent.
                         async { drop(writer.write_all(&request).await) },
                         until_answered(&mut reader)
                     )

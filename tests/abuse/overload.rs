@@ -1,4 +1,4 @@
-//! More decisions than can wait: the rest is refused at once, and nobody waits longer than the caller.
+//! More decisions than can wait: the rest is refused at once, and no caller waits beyond its deadline.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::support::proxy::Proxy;
 use crate::support::tokens::Tokens;
 use serde_json::json;
 
-/// A check by a caller that names a deadline and waits longer all the same.
+/// A check by a caller that names a deadline and nevertheless waits longer.
 async fn ask_by(address: &str, timeout: &str, ask: Ask) -> Verdict {
     let mut stream = greet(address, &[]).await;
     let mut head = check_head();
@@ -33,7 +33,7 @@ async fn ask_by(address: &str, timeout: &str, ask: Ask) -> Verdict {
     }
 }
 
-/// Asks until it has waited for its deadline of some seconds: one that is turned away comes again.
+/// Asks until a decision has waited for its deadline of some seconds; a refused request is sent again.
 async fn wait_by(address: String, timeout: &str, ask: Ask) -> Verdict {
     loop {
         let began = Instant::now();
@@ -96,7 +96,7 @@ async fn too_many_that_wait_are_refused_at_once() {
     );
 }
 
-/// A provider of keys that hangs takes nothing from those whose key is known, nor from the store.
+/// A provider of keys that hangs does not affect requests with known keys, nor the store.
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_decisions_waiting_for_keys_are_refused() {
     let tokens = Tokens::new();
@@ -145,7 +145,7 @@ async fn too_many_decisions_waiting_for_keys_are_refused() {
     }
 }
 
-/// Work that nobody waits for is left undone.
+/// Work without a waiting caller is not begun.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_has_passed_is_not_worked_for() {
     let tokens = Tokens::new();

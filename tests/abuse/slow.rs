@@ -90,7 +90,7 @@ async fn slow_requests_are_cut_off() {
             let opening = [frame(HEADERS, END_HEADERS, 1, &check_head()), data(1, &[0, 0, 1, 0, 0], false)].concat();
             stream.write_all(&opening).await.unwrap();
             all.spawn(trickle(stream, frame(0, 0, 1, &[])));
-            // A head of which only the first half comes.
+            // A head that stops after its first half.
             let mut stream = greet(&check, &[]).await;
             stream.write_all(&frame(HEADERS, 0, 1, &check_head())).await.unwrap();
             all.spawn(async move { closes(&mut stream).await });

@@ -11,7 +11,7 @@ use crate::support::tokens::Tokens;
 
 /// Memory that an abuse may cost, in bytes.
 const MEMORY: u64 = 64 << 20;
-/// How long it goes on.
+/// The duration of an attack.
 pub const LASTS: Duration = Duration::from_secs(2);
 
 /// A running Doorward and a good client on a separate thread.
@@ -58,7 +58,7 @@ impl Target {
                 peak = peak.max(self.memory());
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 if abusing.is_finished() {
-                    break; // It may have panicked.
+                    break; // The process may have panicked.
                 }
             }
             over.store(true, Ordering::SeqCst);
@@ -101,7 +101,7 @@ fn mb(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Asks until it is over, at least so often; each answer is right. Returns the p99 and the number.
+/// Asks until `over` is set, at least `least` times; each answer is right. Returns the p99 and the number.
 async fn client(doorward: &Doorward, tokens: &Tokens, over: Arc<AtomicBool>, least: usize) -> (Duration, usize) {
     let (check, good) = (doorward.check.clone(), tokens.of("alice"));
     let asking = tokio::task::spawn_blocking(move || {

@@ -33,7 +33,7 @@ pub async fn greet(address: &str, settings: &[(u16, u32)]) -> Box<dyn Stream> {
     let mut stream = dial(address).await;
     let payload: Vec<u8> =
         settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
-    let _ = stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &payload)].concat()).await; // It may be closed.
+    let _ = stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &payload)].concat()).await; // The peer may close it.
     stream
 }
 

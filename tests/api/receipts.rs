@@ -39,7 +39,7 @@ impl Fleet {
             instances.push(instance);
         }
         let fleet = Self { tokens, redis, instances, names };
-        // A new store may be one that forgot: it confirms nothing for as long as a lease is.
+        // A new store may have lost leases: it confirms no receipt for the length of a lease.
         assert_eq!(fleet.revoke("nobody", "20s").await.0, 201);
         fleet
     }

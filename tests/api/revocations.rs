@@ -162,7 +162,7 @@ async fn instants_are_taken_and_kept_long_enough() {
     assert_eq!(reason(&checks, &fractional).await, "revoked");
     assert!(millis(&reply.body["expires_at"]) >= (now() + 86_400) * 1000, "{reply:?}");
     assert_eq!((reason(&checks, &old).await, reason(&checks, &new).await), ("revoked".into(), "ok".into()));
-    // Neither is a long one: the log drops the entry when no present token can be live.
+    // A long expiry has no effect either: the log drops the entry when no present token can be live.
     let text = "9999-12-31T23:59:59Z";
     let body = json!({"kind": "user", "id": "alice", "at": "*", "expires_at": text});
     let reply = revoke(&doorward, &body).await;
@@ -330,7 +330,7 @@ async fn an_id_that_looks_like_a_digest_is_revoked_in_both_readings() {
     redis.cli(&[&["XADD", "doorward:{r}:log", "*"], &entry[..]].concat());
     redis.cli(&["SET", &format!("doorward:{{r}}:dev:token:{id}"), "* revoked", "EXAT", &expires]);
     refused(&token).await;
-    // A token without a `jti` by its digest, and one whose `jti` is such a text by itself.
+    // A token without a `jti` by its digest, and a token whose own `jti` is such a text.
     let unnamed = tokens.with(json!({"jti": null}));
     let digest = digest_named(unnamed.rsplit_once('.').unwrap().0);
     let body = json!({"kind": "token", "issuer": "dev", "id": digest, "expires_at": now() + 900});

@@ -181,7 +181,7 @@ async fn a_receipt_does_not_rest_on_a_log_that_is_gone() {
     redis.step_clock("+20m");
     assert_eq!(confirm("nobody", "45s").await.status, 201, "both have read an id of the future");
     redis.step_clock("+0");
-    assert_eq!(confirm("somebody", "45s").await.status, 201, "the clock has gone evenly again");
+    assert_eq!(confirm("somebody", "45s").await.status, 201, "the clock has been stable again");
     // The one is cut off before it notices, the other time after it did.
     for (user, removed) in [("alice", true), ("bob", false)] {
         let token = tokens.of(user);

@@ -1,4 +1,4 @@
-//! What the console needs of the API: who asks, what was refused, what changes, who has confirmed.
+//! The parts of the API that the console needs: the caller, the refusals, the changes, the confirmations.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -128,7 +128,7 @@ async fn events_tell_what_changes_and_end_with_the_key() {
     drop(more);
     eventually("there is room again", || async { watch(doorward.http, OPERATOR).await.status() == 200 }).await;
 
-    // The key is taken away while somebody watches with it.
+    // The key is removed while a watcher uses it.
     let file = doorward.dir.path().join("doorward.yaml");
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.split("admin:\n").next().unwrap()).unwrap();
@@ -152,7 +152,7 @@ async fn a_connection_on_which_events_are_taken_is_not_idle() {
     let tokens = Tokens::new();
     let limits = "limits: {idle_timeout: 1s, http_timeout: 1s, request_timeout: 1s, receipt_timeout: 1s}\n";
     let doorward = Doorward::start(&tokens.config(&format!("{limits}{}", admin_keys()))).await;
-    // Longer than a connection stays that is idle, or whose answers are not taken.
+    // Longer than an idle connection, or one with unread answers, stays open.
     let mut watching = watch(doorward.http, READER).await;
     for _ in 0..6 {
         event(&mut watching, "instances").await;
@@ -177,7 +177,7 @@ async fn progress_names_who_is_waited_for() {
     let name = listed["instances"][0]["name"].clone();
     frozen.process.signal("STOP");
     let mut some = ask("bob", "2s").await.unwrap();
-    // It is stored by now, and the others refuse while the frozen one is waited for.
+    // The revocation is stored by now, and the others refuse while the receipt waits for the frozen instance.
     let (status, reason) = decide(&fleet.instances[0], "/orders", Some(&fleet.tokens.of("bob"))).await;
     assert_eq!((status, &*reason), (401, "revoked"));
     let mut text = String::new();

@@ -2,46 +2,25 @@
 //
 //     node page.mjs PLAYWRIGHT CHROMIUM FACTS     PLAYWRIGHT holds node_modules/playwright-core; FACTS: see page.rs
 //
-// Says on standard output what it has seen, and exits 0; 1 with what was wrong; 77 when no Chromium starts here.
+// Prints its observations on standard output, and exits 0; 1 with the fault; 77 if no Chromium starts here.
 import assert from 'node:assert/strict';
 import { readFileSync, writeFileSync } from 'node:fs';
-import { pathToFileURL } from 'node:url';
 
-import { contrasts, focused } from '../four_services/page_checks.mjs';
+import { checkContrast, closing, focused, launch, windows } from '../support/browser.mjs';
 
 const [folder, executablePath, told] = process.argv.slice(2);
 const facts = JSON.parse(told);
 const origin = new URL(facts.url).origin;
-const { chromium } = await import(pathToFileURL(`${folder}/node_modules/playwright-core/index.mjs`).href);
 
 /** A task of the page that takes longer than this is a pause, in milliseconds. */
 const PAUSE = 50;
 
-const browser = await chromium.launch({ executablePath }).catch((error) => {
-  console.error(error.message);
-  process.exit(77);
+const browser = await launch(folder, executablePath);
+const { faults, open: openAt } = windows(browser, { width: 1320, height: 860 }, {
+  isExpected: (place) => /\/v1\//.test(place), // Some unsuccessful answers are intended here.
+  isOwn: (place) => new URL(place).origin === origin,
 });
-const faults = [];
-
-/** A window of its own. Whatever goes wrong in it is kept in `faults`; what it sends, in `page.sent`. */
-async function open(options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1320, height: 860 }, ...options });
-  context.setDefaultTimeout(30_000);
-  const page = await context.newPage();
-  page.sent = [];
-  page.on('pageerror', (error) => faults.push(`${error}`));
-  page.on('console', (message) => {
-    // Chromium notes each answer that is no success; some are what is tried here.
-    const expected = message.text().startsWith('Failed to load resource') && /\/v1\//.test(message.location().url);
-    if (['error', 'warning'].includes(message.type()) && !expected) faults.push(message.text());
-  });
-  page.on('request', (request) => {
-    if (new URL(request.url()).origin !== origin) faults.push(`a request to ${request.url()}`);
-    page.sent.push(`${request.url()} ${request.postData() ?? ''}`);
-  });
-  await page.goto(facts.url);
-  return page;
-}
+const open = (options = {}) => openAt(facts.url, options);
 
 async function signIn(page, key = facts.keys.operator) {
   await page.getByLabel('Admin key').fill(key);
@@ -51,24 +30,18 @@ async function signIn(page, key = facts.keys.operator) {
 
 const go = (page, name) => page.getByRole('link', { name }).click();
 
-/** One check in a window of its own. */
-async function inWindow(check, options = {}) {
-  const page = await open(options);
-  await check(page);
-  await page.unrouteAll({ behavior: 'ignoreErrors' });
-  await page.context().close();
-}
+const inWindow = async (check, options = {}) => closing(await open(options), check);
 
 /** The key is in no place that outlives the page, and a wrong one is refused. */
 async function checkKey(page) {
   await page.getByLabel('Admin key').fill('unknown-key-0123456789');
   await page.keyboard.press('Enter');
-  await page.getByRole('alert').getByText('This key is not known here.').waitFor();
+  await page.getByRole('alert').getByText('This key is not known.').waitFor();
   await page.getByLabel('Admin key').fill('schlüssel mit leerzeichen');
   await page.keyboard.press('Enter');
   await page.getByRole('alert').getByText('no spaces').waitFor();
   await signIn(page);
-  await page.getByText('All 5 instances are well').waitFor();
+  await page.getByText('All 5 instances are healthy').waitFor();
   const kept = await page.evaluate(() => JSON.stringify([{ ...localStorage }, { ...sessionStorage }, document.cookie, location.href, document.documentElement.outerHTML, document.querySelector('#key').value]));
   assert.ok(!kept.includes(facts.keys.operator));
   assert.ok(page.sent.every((request) => !request.includes(facts.keys.operator)), 'in no address and no body');
@@ -138,17 +111,8 @@ async function checkKeyboard(page) {
   console.log('keyboard: signed in, revoked, explained');
 }
 
-/** WCAG 2.2, 1.4.3: 4.5 to 1 for all text, in every view. */
-async function checkContrast(page, scheme) {
-  let least = Infinity;
-  const look = async (when) => {
-    for (const { text, ratio } of await page.evaluate(contrasts)) {
-      assert.ok(ratio >= 4.5, `${scheme}, ${when}: ${text} has a contrast of ${ratio.toFixed(2)}`);
-      least = Math.min(least, ratio);
-    }
-  };
-  const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
-  assert.equal(Math.max(...ground) < 64, scheme === 'dark', `${scheme}: the ground is ${ground}`);
+/** The contrast of every view. */
+async function lookAtViews(page, look) {
   await look('signed out');
   await page.route('**/v1/events', (route) => route.fulfill({ contentType: 'text/event-stream', body: largeFleet(30) }));
   await signIn(page);
@@ -168,7 +132,6 @@ async function checkContrast(page, scheme) {
   await page.locator('#explained button').first().click();
   await page.locator('#explain[open]').waitFor();
   await look('an explanation');
-  console.log(`${scheme}: the least contrast is ${least.toFixed(1)} to 1`);
 }
 
 /** WCAG 2.2, 1.4.10: 320 pixels are enough, without scrolling sideways. */
@@ -275,7 +238,7 @@ async function checkToken(page) {
 /** Who is waited for is named, and asked again when it is back. */
 async function checkProgress(page) {
   await signIn(page);
-  await page.getByText('All 5 instances are well').waitFor();
+  await page.getByText('All 5 instances are healthy').waitFor();
   await go(page, 'Revocations');
   process.kill(facts.frozen, 'SIGSTOP');
   try {
@@ -284,7 +247,7 @@ async function checkProgress(page) {
     await row.getByText('stored; 4 of 5 instances refuse').waitFor();
     await row.getByText('waiting for').waitFor();
     await go(page, 'Fleet');
-    await page.locator('#advice').getByText(/has not been heard of|left the fleet/).waitFor();
+    await page.locator('#advice').getByText(/has not reported|left the fleet/).waitFor();
     await page.locator('#instances .row[data-state="bad"], #instances .row[data-state="warning"], #advice [data-state="info"]').first().waitFor();
     await go(page, 'Revocations');
     await row.getByText('refused everywhere after').or(row.getByRole('button', { name: 'Wait again' })).first().waitFor();
@@ -334,7 +297,7 @@ async function checkScroll(page) {
   await page.locator('#found').getByText('1 revocation').waitFor();
   await page.getByLabel('Id, in full').fill('no-such-user');
   await page.keyboard.press('Enter');
-  await page.getByText('Nothing of this id is revoked').waitFor();
+  await page.getByText('No revocation has this id').waitFor();
 }
 
 /** Events of a fleet in which some are not well. */
@@ -357,7 +320,7 @@ async function checkLargeFleet(page) {
   const first = await page.locator('#instances .row:not(.head)').evaluateAll((rows) => rows.sort((a, b) => a.ariaRowIndex - b.ariaRowIndex).slice(0, 4).map((row) => [row.querySelector('.name').textContent, row.dataset.state]));
   assert.deepEqual(first, [['gateway-0020', 'bad'], ['gateway-0021', 'bad'], ['gateway-0022', 'warning'], ['gateway-0000', 'good']]);
   assert.deepEqual(await page.locator('#advice .what').allTextContents(), [
-    'gateway-0020 has not been heard of lately', 'gateway-0021 cannot reach the store', 'gateway-0022 has a clock that is off by −2.5 s']);
+    'gateway-0020 has not reported lately', 'gateway-0021 cannot reach the store', 'gateway-0022 has a clock that is off by −2.5 s']);
   assert.equal(await page.locator('#advice .todo').count(), 3, 'each says what to do');
   console.log('a thousand instances: those that are not well first');
 }
@@ -388,14 +351,14 @@ async function checkEnd(page) {
   assert.equal(await page.locator('#instances *').count(), 0, 'nothing of what was shown stays');
   await page.getByLabel('Admin key').fill(facts.keys.operator);
   await page.keyboard.press('Enter');
-  await page.getByRole('alert').getByText('This key is not known here.').waitFor();
+  await page.getByRole('alert').getByText('This key is not known.').waitFor();
   console.log('a session that ends meanwhile: signed out, nothing is left');
 }
 
 try {
   await inWindow(checkKey);
   await inWindow(checkKeyboard);
-  for (const colorScheme of ['light', 'dark']) await inWindow((page) => checkContrast(page, colorScheme), { colorScheme });
+  for (const colorScheme of ['light', 'dark']) await inWindow((page) => checkContrast(page, colorScheme, lookAtViews), { colorScheme });
   await inWindow(checkNarrow, { viewport: { width: 320, height: 640 } });
   await inWindow(checkText);
   await checkPermissions();

@@ -205,7 +205,7 @@ async fn a_public_key_is_no_secret() {
             }
         }
     }
-    // The issuer whose key is a secret: nothing guessable opens it.
+    // The issuer with a secret as its key: no guessable secret verifies.
     let claims = claims_with(json!({"iss": SECRET_ISSUER})).to_string();
     for guess in ["", "secret", "HS256", SECRET_ISSUER, "demo", "null", "\0", "0"] {
         let token = Key::Secret(guess.into()).token("HS256", &header("HS256", None), claims.as_bytes());

@@ -5,7 +5,7 @@ use crate::support::grpc::{Ask, get};
 
 const MISSING: &[&str] = &["missing_token"];
 const MULTIPLE: &[&str] = &["multiple_tokens"];
-/// Not a bearer token: it may be called none at all, or a bad one.
+/// Not a bearer token: it may be refused as missing or as malformed.
 const NONE_OR_BAD: &[&str] = &["missing_token", "malformed_token"];
 
 fn field(value: impl AsRef<[u8]>) -> [(&'static str, Ask); 2] {
@@ -179,7 +179,7 @@ async fn two_fields_are_refused_in_every_form() {
     for path in ["/?access_token=", "/?token=", "/?authorization=Bearer%20", "/#access_token="] {
         corpus.ask(format!("a token in {path}"), get(&format!("{path}{token}")), Expected::Refused(MISSING));
     }
-    // Where a token is optional, one that is there must be good: no variant passes for none.
+    // Where a token is optional, a present token must be valid: no variant counts as absent.
     for (what, value) in [
         ("a bad token", bearer("x")),
         ("a tab for the space", format!("Bearer\t{token}")),
@@ -195,7 +195,7 @@ async fn two_fields_are_refused_in_every_form() {
         for form in
             [get("/optional").header("authorization", &value), get("/optional").header("authorization", &value).raw()]
         {
-            // None of these is silently anonymous, except other schemes by RFC 9110.
+            // None of these variants is silently anonymous, except other schemes by RFC 9110.
             let other_scheme = matches!(what, "a no-break space" | "no-break spaces around" | "a colon");
             let expected = if other_scheme {
                 Expected::Allowed

@@ -72,7 +72,7 @@ async fn times_are_numbers_within_reason() {
         for text in ["1e400", "-1e400", "1e999999999"] {
             corpus.ask(format!("{name} is {text}"), token(name, text), Expected::Refused(INVALID_OR_MALFORMED));
         }
-        // Out of range, or so far off that the token's lifetime is too long or it is not valid yet.
+        // Out of range, or so far in the future that the token's lifetime is too long or it is not valid yet.
         let far: &[&str] = match name {
             "exp" => &["invalid_claim", "lifetime_too_long"],
             _ => &["invalid_claim", "not_yet_valid"],

@@ -1,4 +1,4 @@
-//! Keys of every kind, good and bad, and their signatures; invalid ones are made on purpose.
+//! Keys of every kind, good and bad, and their signatures; invalid keys and signatures are made on purpose.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
@@ -25,7 +25,7 @@ pub fn decoded(text: &str) -> Option<Vec<u8>> {
     URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// A key that signs whatever it is given.
+/// A key that signs any input.
 pub enum Key {
     Ec(EcdsaKeyPair),
     Ec384(EcdsaKeyPair),

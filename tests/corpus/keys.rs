@@ -38,7 +38,7 @@ type Row<'a> = (&'a str, Value, Option<(&'a Key, &'a str)>);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_not_fit_verify_nothing() {
-    // Each row publishes a key, and names who signs with it: `None` where nobody can.
+    // Each row publishes a key, and names the signer: `None` where signing is impossible.
     let mut keys: Vec<Row<'_>> = Vec::new();
     let ec = |members: Value| with(KEYS.ec.jwk(json!({"alg": "ES256", "use": "sig"})), &members);
     let rsa = |members: Value| with(KEYS.rsa.jwk(json!({"alg": "RS256", "use": "sig"})), &members);
@@ -163,7 +163,7 @@ async fn keys_that_are_not_fit_verify_nothing() {
     ] {
         keys.push((what, ed(members), by_ed));
     }
-    // A key of small order verifies what nobody signed: R = A, s = 0 fits one message in eight or more.
+    // A key of small order verifies signatures without a signer: R = A, s = 0 fits one message in eight or more.
     for point in SMALL_ORDER {
         keys.push((
             format!("Ed25519 of small order {point}").leak(),

@@ -1,5 +1,5 @@
-//! Messages that cannot be read: refused like any request, never failed, for a filter that lets pass
-//! what fails (`failure_mode_allow`) would let them pass (CVE-2024-23324).
+//! Messages that cannot be read: refused like any request, never failed, because a filter with `failure_mode_allow`
+//! would let them pass (CVE-2024-23324).
 
 use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
 use prost::Message;

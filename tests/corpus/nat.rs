@@ -178,7 +178,7 @@ impl Nat {
             let even = candidate.sub(&Self::small(1));
             let coprime = e < 2 || gcd(e, even.div_small(e).1) == 1;
             if !divisible && coprime && Self::small(2).pow_mod(&even, &candidate) == Self::small(1) {
-                return candidate; // Fermat's test to base 2: by chance never wrong at these sizes.
+                return candidate; // Fermat's test to base 2, which is practically certain at these sizes.
             }
         }
     }

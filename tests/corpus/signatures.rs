@@ -167,7 +167,7 @@ async fn the_high_s_form_does_not_escape_a_revocation() {
         let variant = resigned(&token, variant(&signature_of(&token)));
         assert_ne!(token, variant);
         assert!(corpus.checks.check(get("/").token(&token)).await.allowed());
-        // Whichever of the two is presented at the sign-out, both are out.
+        // The sign-out with one of the two revokes both.
         assert!(corpus.checks.check(ask("POST", "/logout").token(&variant)).await.allowed());
         for token in [&token, &variant] {
             let verdict = corpus.checks.check(get("/").token(token)).await;

@@ -1,7 +1,7 @@
 //! Takes the flaw out of one signature and puts it into another.
 //!
-//! Published vectors sign messages like `foo`, so a verifier that refuses them as tokens proves nothing:
-//! the claims alone would do. Here the same flaw is made anew in the signature of a token that is right.
+//! Published vectors sign messages like `foo`, so a refusal of them as tokens proves nothing: the missing claims alone
+//! would cause it. Here the same flaw is reproduced in the signature of an otherwise valid token.
 
 use aws_lc_rs::digest::{self, Algorithm};
 
@@ -100,7 +100,7 @@ fn by_rsa(vector: &Vector<'_>, rsa: &Rsa, right: impl Fn() -> Vec<u8>, input: &[
     [anew(&Nat::from_be(&vector.signature[..size])).to_be(size), behind].concat()
 }
 
-/// The encoded message with what depends on the message exchanged.
+/// The encoded message, with the parts that depend on the message replaced.
 fn encoded_anew(old: &[u8], encoded: &[u8], new: &[u8]) -> Vec<u8> {
     let hashes: [&'static Algorithm; 8] = [
         &digest::SHA256,

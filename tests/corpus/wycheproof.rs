@@ -53,7 +53,7 @@ impl Issuers {
         Self { dir: TempDir::new(), entries: String::new(), providers: Vec::new() }
     }
 
-    /// Adds one that publishes these keys; its `iss`.
+    /// Adds an issuer that publishes these keys; returns its `iss`.
     fn publish(&mut self, keys: &Value) -> String {
         let jwks = json!({ "keys": keys }).to_string();
         self.add("jwks_file", ASYMMETRIC, jwks.as_bytes(), jwks.clone())
@@ -86,7 +86,7 @@ fn payload(issuer: &str) -> String {
     base64url(claims_with(json!({"iss": issuer})).to_string())
 }
 
-/// Asks for a token by what its vector's result is.
+/// Expects a token to have its vector's result.
 fn expect(corpus: &mut Corpus, what: String, valid: bool, token: &str) {
     if valid { corpus.allowed(what, token) } else { corpus.refused(what, token, REFUSED) }
 }
@@ -166,7 +166,7 @@ fn rebuilt(test: &Value, base: Option<&str>, signer: &Key, algorithm: &str, payl
     }
     let parts: Vec<&str> = theirs.split('.').collect();
     let (Some(header), 3) = (parts.first().filter(|part| !part.is_empty()), parts.len()) else {
-        // Parts are missing or too many: the same ones of ours.
+        // Parts are missing or too many: the same parts are missing or repeated here.
         let right = format!("{}.{payload}", base[0]);
         let signature = base64url(signer.sign(algorithm, right.as_bytes()));
         let ours = |part: &&str| match base.iter().position(|known| known == part) {
@@ -373,7 +373,7 @@ async fn signatures(file: &str, algorithm: &str, jwk: &str, signer: impl Fn(&Val
             let right = right.map(|test| unhex(text(test, "sig")));
             let (message, signature) = (unhex(text(test, "msg")), unhex(text(test, "sig")));
             let vector = Vector { input: &message, signature: &signature, right: right.as_deref() };
-            // A valid vector by a key whose private half is not known is the plain token.
+            // For a valid vector whose private key is unavailable the plain token is used.
             let transplanted = ours || !valid;
             let token = if transplanted {
                 resigned(&token, transplant(&vector, &own, algorithm, input))

@@ -10,11 +10,11 @@ use crate::ledger::support::{Instance, RedisServer};
 use crate::support::doorward::Doorward;
 use crate::support::grpc::{Checks, get};
 
-/// Entries in each list, besides those that the measurement itself writes.
+/// Entries in each list, besides the entries that the measurement itself writes.
 const ENTRIES: u32 = 200_000;
-/// Starts of which the resident memory is a median.
+/// The number of starts for the median of the resident memory.
 const STARTS: usize = 3;
-/// Entries written one by one, to count what that costs.
+/// Entries written one by one, to count the commands of a write.
 const WRITTEN: u32 = 200;
 /// Checks one after the other, in a round.
 const CHECKS: usize = 1000;
@@ -57,7 +57,7 @@ pub(super) const HEADER: &str = "\
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |";
 
 impl Way {
-    /// Fills its list, and measures what that adds.
+    /// Fills its list, and measures the memory of that.
     pub(super) async fn start(design: Design) -> Self {
         let store = match design.list {
             Some(list) => Some((list, RedisServer::start(&[]).await)),
@@ -80,7 +80,7 @@ impl Way {
         Self { name: design.name, store, doorward, checks, sizes, idle, commands_an_entry, rounds, refused }
     }
 
-    /// Redis commands so far; to ask is one itself.
+    /// Redis commands since the start; the question is one command itself.
     pub(super) fn commands(&self) -> f64 {
         self.store.as_ref().map_or(0.0, |(_, redis)| info(redis, "stats", "total_commands_processed"))
     }
@@ -90,7 +90,7 @@ impl Way {
         self.idle = (self.commands() - before - 1.0).max(0.0) / time.as_secs_f64();
     }
 
-    /// Commands since then, less those that would have been sent anyway.
+    /// Commands since then, less the idle ones.
     fn commands_since(&self, began: Instant, before: f64) -> f64 {
         let idle = self.idle * began.elapsed().as_secs_f64();
         (self.commands() - before - 1.0 - idle).max(0.0)
@@ -113,8 +113,7 @@ impl Way {
         self.commands_an_entry = self.commands_since(began, before) / f64::from(WRITTEN);
     }
 
-    /// They are registered in a whitelist; then each is presented, so that it has been seen
-    /// before.
+    /// Registers the tokens in a whitelist; then presents each, so that it is in the token cache.
     pub(super) async fn meets(&self, tokens: &[String]) {
         for token in tokens {
             if let Some((List::Live, _)) = self.store {
@@ -125,7 +124,7 @@ impl Way {
         }
     }
 
-    /// One check after the other, then one for each token concurrently.
+    /// One check after the other, then concurrent checks, one for each token.
     pub(super) async fn round(&mut self, tokens: &[String]) {
         let (began, before) = (Instant::now(), self.commands());
         let mut took = Vec::with_capacity(CHECKS);

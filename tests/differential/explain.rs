@@ -11,7 +11,7 @@ use super::{LEEWAY, LIFETIME, MAX_BYTES};
 pub struct Row {
     pub rule: &'static str,
     reasons: &'static [&'static str],
-    /// Whether the token is one that the rule is about, found out without Doorward.
+    /// Whether the rule concerns the token, determined without Doorward.
     concerns: fn(&Seen) -> bool,
 }
 
@@ -174,7 +174,7 @@ impl Seen {
     }
 }
 
-/// Whatever can be taken for base64, in either alphabet.
+/// The bytes that a lenient decoder reads as base64, in either alphabet.
 fn lenient(segment: &[u8]) -> Vec<u8> {
     let url = |byte: &u8| match byte {
         b'+' => b'-',

@@ -175,7 +175,7 @@ impl Maker<'_> {
         let named =
             self.header.iter().find(|(name, _)| name == "alg").map(|(_, value)| value.trim_matches('"').to_owned());
         let named = named.unwrap_or_default();
-        // Half of those that name another algorithm are signed by it, as far as the key can.
+        // Half of the tokens with another algorithm are signed by it, as far as the key permits.
         let algorithm = if self.rng.random_bool(0.5) { named.as_str() } else { self.signer.algorithm };
         let algorithm = if algorithm.len() < 3 { self.signer.algorithm } else { algorithm };
         let mut signature = self.signer.sign(algorithm, input.as_bytes());
@@ -278,7 +278,7 @@ impl Maker<'_> {
         self.step(format!("claims say {name}: {value:.80}"));
     }
 
-    /// The text of a JSON object, wrong or written otherwise.
+    /// The text of a JSON object, invalid or in another spelling.
     fn change_json(&mut self, json: &mut Vec<u8>) {
         let text = String::from_utf8_lossy(json).into_owned();
         let inner = text.trim_start_matches('{').trim_end_matches('}').to_owned();
@@ -371,7 +371,7 @@ impl Maker<'_> {
                 let other = self.pick(signers);
                 *signature = other.sign(other.algorithm, input);
             }
-            // The other signature of ECDSA for the same: s becomes n - s. It must pass.
+            // The other ECDSA signature for the same input: s becomes n - s. It must verify.
             _ if self.signer.algorithm == "ES256" => *signature = variant(signature),
             _ => signature.reverse(),
         }
@@ -381,7 +381,7 @@ impl Maker<'_> {
     /// Bytes of the whole token.
     fn change_text(&mut self, token: &mut Vec<u8>) {
         if token.is_empty() {
-            return; // Nothing is left to be changed.
+            return; // There is nothing left to change.
         }
         let at = self.rng.random_range(0..token.len());
         let choice = self.rng.random_range(0..12);

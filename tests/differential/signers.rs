@@ -24,7 +24,7 @@ enum Pair {
     Other(Key),
 }
 
-/// One of every algorithm; the RSA keys are the same, under one `kid` for each algorithm.
+/// One signer of every algorithm; the RSA keys are the same, under one `kid` for each algorithm.
 pub fn all() -> Vec<Signer> {
     let rsa = Arc::new(RsaKeyPair::generate(KeySize::Rsa2048).unwrap());
     let rsa = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"].map(|name| (name, Pair::Rsa(rsa.clone())));
@@ -60,7 +60,7 @@ impl Signer {
         }
     }
 
-    /// An HMAC with what everybody knows of the key.
+    /// An HMAC with the public parts of the key.
     pub fn confused(&self, input: &[u8], choice: usize) -> Vec<u8> {
         let jwk = self.jwk();
         let public = match (&self.key, choice % 3) {

@@ -14,7 +14,7 @@ use super::Edge;
 use crate::support::eventually;
 use crate::support::grpc::get;
 
-/// A credential, and what came with it.
+/// A credential, and the body that came with it.
 type Note = (Option<String>, Value);
 
 struct Webhook {

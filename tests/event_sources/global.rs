@@ -10,7 +10,7 @@ const PATH: &str = "/global-token-revocation";
 const IDP: &str = "https://org.idp.test";
 const AUDIENCE: &str = "https://doorward.example.com/global-token-revocation";
 
-/// An edge that lets an identity provider revoke, whose key is this one.
+/// An edge where the identity provider with this key may revoke.
 async fn edge(provider: &Tokens) -> Edge {
     let keys = provider.issuer.jwks();
     let transmitter = |audience: &str| {

@@ -1,6 +1,6 @@
 //! Against a real Keycloak, where `KEYCLOAK` names the folder of its distribution (Maven Central has it:
-//! org.keycloak:keycloak-quarkus-dist). It needs Java, half a gigabyte of memory and two minutes to start, so
-//! it is not part of the usual run:
+//! org.keycloak:keycloak-quarkus-dist). Keycloak needs Java, half a gigabyte of memory and two minutes to start, so
+//! this test is not part of the usual run:
 //!
 //!     KEYCLOAK=~/keycloak-26.7.3 cargo test --test main event_sources::keycloak -- --ignored --nocapture
 

@@ -52,7 +52,7 @@ async fn tokens_are_revoked_by_their_holder() {
         (Some("JWT"), json!({"token_use": "refresh"}), None),
         (Some("JWT"), json!({}), Some("refresh_token")),
         (Some("rt+jwt"), json!({"exp": now() - 60}), None),
-        // Whatever its audience: a client's, another API's, ours, or none.
+        // The audience does not matter: a client's, another API's, ours, or none.
         (Some("JWT"), json!({"aud": "shop-web"}), Some("refresh_token")),
         (None, json!({"aud": ["https://other.test"]}), Some("refresh_token")),
         (None, json!({"aud": "demo", "exp": now() + 600}), Some("refresh_token")),

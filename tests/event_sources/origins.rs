@@ -44,7 +44,7 @@ async fn only_listed_sites_may_sign_out_from_a_page() {
     let reply = edge.ends("logout from a page", &token, send(to(Method::POST, listed).bearer_auth(&token))).await;
     assert_eq!((reply.status, reply.header("access-control-allow-origin")), (204, listed));
     assert_eq!(reply.header("access-control-allow-credentials"), "true");
-    // Requests of its own page, and requests without a page; and a refusal that the page can read.
+    // Requests of Doorward's own page, and requests without a page; and a refusal that the page can read.
     let own = format!("http://{}", edge.doorward.http);
     assert_eq!(send(to(Method::POST, &own).bearer_auth(edge.tokens.of("bob"))).await.status, 204);
     assert_eq!(edge.doorward.post("/logout", &edge.tokens.of("carol")).await.0, 204);

@@ -5,16 +5,14 @@
 // Prints its port. Then each line of standard input is a command in JSON, answered by a line:
 // {"login": USER} goes through the authorization code flow, {"refresh": USER}, {"logout": USER} at the
 // provider's own page, {"revoke": USER} the refresh token at the provider (RFC 7009).
-import { createInterface } from 'node:readline';
-import { createServer } from 'node:http';
 import { createHash, randomBytes } from 'node:crypto';
-import { pathToFileURL } from 'node:url';
+
+import { listen, load, obey, resourceIndicators } from '../support/node_process.mjs';
 
 const [folder, doorward, adminKey] = process.argv.slice(2);
-const { default: Provider } = await import(pathToFileURL(`${folder}/node_modules/oidc-provider/lib/index.js`).href);
+const { default: Provider } = await load(folder, 'oidc-provider/lib/index.js');
 
-const app = createServer();
-await new Promise((resolve) => app.listen(0, '127.0.0.1', resolve));
+const app = await listen();
 const issuer = `http://127.0.0.1:${app.address().port}`;
 const redirectUri = 'https://shop.example/cb';
 const sessions = new Map(); // grant → sid
@@ -43,12 +41,7 @@ const provider = new Provider(issuer, {
     backchannelLogout: { enabled: true },
     rpInitiatedLogout: { enabled: true },
     revocation: { enabled: true },
-    resourceIndicators: {
-      enabled: true,
-      defaultResource: () => 'urn:api',
-      useGrantedResource: () => true,
-      getResourceServerInfo: () => ({ scope: 'read', audience: 'demo', accessTokenFormat: 'jwt', accessTokenTTL: 600 }),
-    },
+    resourceIndicators,
   },
   // Its own agent refuses to call private addresses, as Doorward has here.
   fetch: (url, { dispatcher: _, ...options }) => fetch(url, options),
@@ -147,14 +140,4 @@ const commands = {
   },
 };
 
-console.log(app.address().port);
-for await (const line of createInterface({ input: process.stdin })) {
-  const [[name, argument]] = Object.entries(JSON.parse(line));
-  try {
-    console.log(JSON.stringify(await commands[name](argument)));
-  } catch (error) {
-    console.error(error);
-    console.log(JSON.stringify({ failed: String(error) }));
-  }
-}
-process.exit(0);
+await obey(app, commands);

@@ -18,7 +18,7 @@ const CAEP: &str = "https://schemas.openid.net/secevent/caep/event-type/";
 const RISC: &str = "https://schemas.openid.net/secevent/risc/event-type/";
 const SSF: &str = "https://schemas.openid.net/secevent/ssf/event-type/";
 
-/// An edge with a transmitter, whose key is this one.
+/// An edge with a transmitter that signs with this key.
 pub async fn edge(transmitter: &Tokens, more: &str, beside: &str) -> Edge {
     Edge::start(&format!("{beside}{}", section(transmitter, more))).await
 }
@@ -196,7 +196,7 @@ async fn an_event_counts_from_when_it_happened() {
     is_taken(&push(&edge, &set(&transmitter, &at("future", json!(now() + 9999), json!({})))).await);
     let soon = edge.tokens.with(json!({"sub": "future", "iat": now() + 3, "sid": fresh_id()}));
     assert_eq!((edge.reason(&token("future", 1)).await.as_str(), edge.reason(&soon).await.as_str()), ("revoked", "ok"));
-    // So old that no token is left that it could mean.
+    // So old that every token that it could concern has expired.
     is_taken(&push(&edge, &set(&transmitter, &at("old", json!(now() - 90_000), json!({"iat": now() - 90_000})))).await);
     assert_eq!(edge.counted("signals_push", "stale").await, 1);
     assert_eq!(edge.revocations().await, 9);
@@ -264,7 +264,7 @@ async fn foreign_events_have_no_effect() {
     }
     assert_eq!((edge.reason(&token).await.as_str(), edge.revocations().await), ("ok", 0));
 
-    // An event without an effect is accepted, known or not, and counted.
+    // An event without an effect, whether or not its type is known, is accepted and counted.
     for uri in [format!("{CAEP}device-compliance-change"), format!("{RISC}account-enabled"), "urn:example:x".to_owned()]
     {
         is_taken(
@@ -339,7 +339,7 @@ async fn the_transmitter_repeats_events_that_were_not_stored() {
     assert_eq!(edge.counted("signals_push", "applied").await, 1);
 }
 
-/// Another instance accepts tokens for longer than the one that hears of an event: it is written for both.
+/// Another instance accepts tokens for longer than the receiver of an event: the event is stored for both.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_old_by_the_longest_lifetime_of_all_instances() {
     let (tokens, transmitter, redis) = (Tokens::new(), Tokens::new(), RedisServer::start(&[]).await);
@@ -353,7 +353,7 @@ async fn an_event_is_old_by_the_longest_lifetime_of_all_instances() {
     let checks = Checks::connect(&long.check).await;
     let short = Doorward::start(&config(redis.port, "60s")).await;
     proxy.refuse();
-    // It has not read for how long others accept tokens.
+    // This instance has not read the retention of the others.
     let unready = Doorward::launch(&config(proxy.port, "60s")).await;
     for (at, user) in [(&short, "alice"), (&unready, "bob")] {
         let token = tokens.with(json!({"sub": user, "iat": now() - 900, "exp": now() + 3_600}));
@@ -372,7 +372,7 @@ async fn an_event_is_old_by_the_longest_lifetime_of_all_instances() {
         assert_eq!(push().await.unwrap().status(), 202);
         eventually(user, || async { reason(&checks, &token).await == "revoked" }).await;
     }
-    // Nobody accepts a token of two days ago.
+    // No instance accepts a token of two days ago.
     let event = json!({"subject": iss_sub("carol"), "event_timestamp": now() - 2 * 86_400});
     let old = set(&transmitter, &claims(&format!("{CAEP}credential-change"), event, &json!({})));
     let request = reqwest::Client::new().post(format!("http://{}{PATH}", short.http));

@@ -2,11 +2,10 @@
 //
 //     node transmitter.mjs FOLDER        FOLDER holds node_modules/jose
 //
-// Prints its port. Then each line of standard input is a command in JSON, answered by a line:
-// {"event": CLAIMS} delivers a token as the stream says, {"poison": TEXT} adds a text to those to
-// be polled, {"paused": true} stops answering polls, {"status": "paused"} sets the status of the
-// stream, {"deaf": true} repeats acknowledged events, {"teasing": true} answers polls with no
-// events and `moreAvailable`, {"state": true} returns its state.
+// Prints its port. Then each line of standard input is a command in JSON, answered by a line: {"event": CLAIMS}
+// delivers a token by the stream's delivery method, {"poison": TEXT} adds a text to those to be polled, {"paused":
+// true} stops answering polls, {"status": "paused"} sets the status of the stream, {"deaf": true} repeats acknowledged
+// events, {"teasing": true} answers polls with no events and `moreAvailable`, {"state": true} returns its state.
 import { createInterface } from 'node:readline';
 import { createServer } from 'node:http';
 import { randomUUID } from 'node:crypto';

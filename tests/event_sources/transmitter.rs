@@ -69,7 +69,7 @@ async fn a_stream_is_set_up_verified_and_pushes() {
         let renewed = edge.tokens.with(json!({"sub": event, "iat": crate::support::tokens::now() + 2}));
         assert_eq!(edge.reason(&renewed).await, "ok", "the new token, with the new claims");
     }
-    // A verification that nobody here asked for.
+    // An unrequested verification event.
     let verification = "https://schemas.openid.net/secevent/ssf/event-type/verification";
     transmitter.command(&json!({"event": {"events": {verification: {"state": "made up"}}}}));
     assert_eq!(edge.counted("signals_push", "invalid_state").await, 1);

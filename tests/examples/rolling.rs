@@ -1,4 +1,4 @@
-//! Doorwards restarted one after another under load, through envoy/edge-fleet.yaml: nobody notices.
+//! Doorwards restarted one after another under load, through envoy/edge-fleet.yaml: no request fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

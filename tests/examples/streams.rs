@@ -17,7 +17,7 @@ use crate::support::envoy::{self, Envoy};
 use crate::support::tokens::Tokens;
 use crate::support::upstream::Upstream;
 
-/// Echoes what comes over a WebSocket; greets with the user that the handshake named.
+/// Echoes the messages of a WebSocket; greets with the user from the handshake.
 async fn echo_server(tasks: &mut JoinSet<()>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -86,7 +86,7 @@ async fn a_websocket_is_checked_when_it_opens_and_ends_with_its_session() {
         assert_eq!(open(&envoy, "/ws", Some(&alice)).await.unwrap_err(), 401, "none is opened after the sign-out");
         assert_eq!(text(&mut socket).await, None, "and what is open ends");
 
-        // Whatever happens to the filter, the route has a longest duration: here one that can be waited for.
+        // Independent of the filter, the route has a maximum duration: here a short one.
         let bob = tokens.of("bob");
         let short = envoy::text("envoy/streams.yaml", &doorward.check, upstream);
         let short = short.replace("max_stream_duration: 900s", "max_stream_duration: 1s");
@@ -97,7 +97,7 @@ async fn a_websocket_is_checked_when_it_opens_and_ends_with_its_session() {
     }
 }
 
-/// As a browser must send it, which can set no header. The client's library refuses a handshake whose answer selects
+/// As a browser sends it, which cannot set a header. The client's library refuses a handshake whose answer selects
 /// none of the subprotocols that it offered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_s_token_may_stand_among_its_subprotocols() {

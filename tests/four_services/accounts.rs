@@ -99,7 +99,7 @@ async fn what_the_tokens_say(shop: &Shop) {
     assert!(keys.iter().any(|key| key["kid"] == header["kid"]), "{keys:?}");
 }
 
-/// The rule `access: sign_out`: Doorward knows before Accounts does.
+/// The rule `access: sign_out`: Doorward revokes before Accounts receives the request.
 async fn sign_out(shop: &Shop) {
     let (mine, other) = (shop.login(ALICE.0, ALICE.1).await, shop.login(ALICE.0, ALICE.1).await);
     let mine = shop.refresh(&mine).await;

@@ -62,7 +62,7 @@ fn nobody_goes_around(desk: &Desk) {
     assert_eq!(reaches(desk.redis), no_way, "the client to Redis");
 }
 
-/// Log in, call, log out, call again and be refused; then nobody else accepts the token either.
+/// Log in, call, log out, call again and be refused; then every other host refuses the token, too.
 #[expect(clippy::print_stdout, reason = "how long it took, for whoever wants to see")]
 async fn four_steps(client: &Client, desk: &Desk, at: &Host) {
     let (token, other) = (client.logs_in("alice").await, client.logs_in("alice").await);
@@ -78,8 +78,8 @@ async fn four_steps(client: &Client, desk: &Desk, at: &Host) {
     }
 }
 
-/// Sign-outs while a host has lost Redis: everybody else knows at once, it accepts nothing later than
-/// `max_staleness` after them, and knows them all when it is back.
+/// Sign-outs while a host has lost Redis: all others refuse at once, the cut-off host accepts nothing later than
+/// `max_staleness` after them, and has all sign-outs when it is connected again.
 #[expect(clippy::print_stdout, reason = "how long it took, for whoever wants to see")]
 async fn cut_off(client: &Client, desk: &Desk, at: &Host, how: &str, cut: impl Fn(), mend: impl Fn()) {
     let (live, mut tokens) = (client.logs_in("bob").await, Vec::new());

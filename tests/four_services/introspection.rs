@@ -1,4 +1,4 @@
-//! Accounts asked about each token (RFC 7662), instead of telling Doorward.
+//! Accounts answers introspection requests about each token (RFC 7662), instead of reporting sign-outs to Doorward.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

@@ -34,7 +34,7 @@ async fn keys_rotate_without_refusals() {
     assert!(!log.contains("unknown_key"), "{log}");
 }
 
-/// Doorward asks Accounts for keys, never about a request: without Accounts everyone goes on, for five minutes.
+/// Doorward asks Accounts for keys, never about a request: without Accounts every session continues for five minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_go_on_without_accounts_and_sessions_survive_its_restart() {
     let dir = TempDir::new();
@@ -55,7 +55,7 @@ async fn services_go_on_without_accounts_and_sessions_survive_its_restart() {
     eventually("its key is fetched", || async { shop.call(&session.access).await.status == 200 }).await;
 }
 
-/// The change stays stored, and the caller gets an error, because Doorward does not know it.
+/// The change stays stored, and the caller gets an error, because Doorward did not receive it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failed_report_to_doorward_is_an_error() {
     let Some(mut shop) = Shop::open("sqlite::memory:", &[]).await else { return };

@@ -6,45 +6,25 @@
 // starts here. VARIANT is how the demo was started; PICTURE and RECORDING are the files for a picture of the page and
 // for its story.
 import assert from 'node:assert/strict';
-import { pathToFileURL } from 'node:url';
 
-import { button, checkContrast, checkKeyboard, checkLevers, checkNarrow, checkStory, checkText, signIn, tiles } from './page_checks.mjs';
+import { checkContrast, closing, launch, windows } from '../support/browser.mjs';
+import { button, checkKeyboard, checkLevers, checkNarrow, checkStory, checkText, lookAtStates, signIn, tiles } from './page_checks.mjs';
 import { record } from './recording.mjs';
 
 const [folder, executablePath, url, variant, picture, recording] = process.argv.slice(2);
-const library = pathToFileURL(`${folder}/node_modules/playwright-core/index.mjs`).href;
-const { chromium } = await import(library);
 
 /** How soon after the answer to a sign-out the stolen token must be dead everywhere, in milliseconds. */
 const BOUND = 100;
 /** How often a busy machine may miss it before that counts. */
 const ATTEMPTS = 8;
 
-const browser = await chromium.launch({ executablePath }).catch((error) => {
-  console.error(error.message);
-  process.exit(77);
+const browser = await launch(folder, executablePath);
+const isAsked = /^\/([abc]\/(orders|live)|auth\/\w+|page\/stage(\.json|\/\w+))$/;
+const { faults, open: openAt } = windows(browser, { width: 1100, height: 780 }, {
+  isExpected: (place) => isAsked.test(new URL(place || '/', url).pathname), // Refused requests are intended here.
+  isOwn: (place) => place.startsWith(url),
 });
-
-const faults = [];
-
-/** A window of its own: nothing is shared with another. Whatever goes wrong in it is kept in `faults`. */
-async function open(options = {}, hash = '#try') {
-  const context = await browser.newContext({ viewport: { width: 1100, height: 780 }, ...options });
-  context.setDefaultTimeout(30_000);
-  const page = await context.newPage();
-  page.on('pageerror', (error) => faults.push(`${error}`));
-  page.on('console', (message) => {
-    // Chromium logs each refused request; they are intended here.
-    const asked = /^\/([abc]\/(orders|live)|auth\/\w+|page\/stage(\.json|\/\w+))$/.test(new URL(message.location().url || '/', url).pathname);
-    const refusal = asked && message.text().startsWith('Failed to load resource');
-    if (['error', 'warning'].includes(message.type()) && !refusal) faults.push(message.text());
-  });
-  page.on('request', (request) => {
-    if (!request.url().startsWith(url)) faults.push(`a request to ${request.url()}`);
-  });
-  await page.goto(url + hash);
-  return page;
-}
+const open = (options = {}, hash = '#try') => openAt(url + hash, options);
 
 const words = (page, part) => page.locator(`.tile ${part}`).allTextContents();
 
@@ -76,7 +56,7 @@ async function endOnce(page, bob, thief, reason, end) {
   assert.deepEqual(await words(page, '.reason'), thrice(`401 ${reason}`));
   assert.deepEqual(await words(page, '.saw'), thrice('nothing at all'));
   assert.equal(await page.locator('#timeline [data-event="refused"]').count(), 3);
-  // C's stream of events, open until then, has ended as well; Bob's goes on.
+  // C's stream of events, open until then, has ended as well; Bob's stays open.
   const live = page.locator('#timeline [data-event="live"]');
   await live.waitFor();
   lived.push(Number(await live.getAttribute('data-ms')));
@@ -128,7 +108,7 @@ async function story() {
       old = next;
     }));
 
-  // A wrong old password changes nothing, and the session goes on.
+  // A wrong old password changes nothing, and the session continues.
   await signIn(alice, 'Alice');
   await changePassword(alice, 'forgotten', 'looking-glass');
   await alice.getByRole('alert').getByText('The old password is wrong.').waitFor();
@@ -167,16 +147,10 @@ async function takePicture(page) {
   await page.screenshot({ path: picture, fullPage: true });
 }
 
-/** One check in a window of its own, which is closed then: it would go on asking. */
-async function inWindow(options, check, ...more) {
-  const page = await open(options);
-  await check(page, ...more);
-  await page.unrouteAll({ behavior: 'ignoreErrors' });
-  await page.context().close();
-}
+const inWindow = async (options, check, ...more) => closing(await open(options), (page) => check(page, ...more));
 
 try {
-  for (const colorScheme of ['light', 'dark']) await inWindow({ colorScheme }, checkContrast, colorScheme);
+  for (const colorScheme of ['light', 'dark']) await inWindow({ colorScheme }, checkContrast, colorScheme, lookAtStates);
   await inWindow({}, checkKeyboard);
   await inWindow({ viewport: { width: 320, height: 640 } }, checkNarrow);
   await inWindow({}, checkText, url);

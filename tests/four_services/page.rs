@@ -79,7 +79,7 @@ impl Demo {
         panic!("it does not stay up: {said}{complaint}");
     }
 
-    /// As Ctrl-C does; nothing may be left.
+    /// Ends it as Ctrl-C does; no process may be left.
     fn stop(mut self) {
         self.signal("INT");
         assert_eq!(self.script.wait().unwrap().code(), Some(0));
@@ -92,7 +92,7 @@ impl Demo {
 }
 
 impl Drop for Demo {
-    /// It ends the processes that it started.
+    /// `four-services` ends the processes that it started.
     fn drop(&mut self) {
         if matches!(self.script.try_wait(), Ok(None)) {
             self.signal("TERM");
@@ -159,7 +159,7 @@ fn its_configurations_are_valid_and_fit_each_other() {
         let (code, _, error) = run_with(env, &["validate", "--config", &gateway], "");
         assert_eq!(code, 0, "{error}");
     }
-    // The file tells readers who copy it to create their own key.
+    // The file's comments ask readers who copy it to create their own key.
     let (code, _, error) = run_with(&[], &["validate", "--config", &gateway], "");
     assert!(code == 2 && error.contains("admin.keys[0].sha256") && error.contains("1 fault"), "{error}");
     for envoy in [file("envoy/gateway.yaml"), format!("{ROOT}/envoy/sidecar-uds.yaml")] {

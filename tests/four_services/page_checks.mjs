@@ -1,6 +1,8 @@
-// Accessibility and safety of the page: without a mouse, in the dark, on a small screen, and when
-// what comes from outside looks like HTML.
+// Accessibility and safety of the page: without a mouse, in the dark, on a small screen, and with outside data that
+// looks like HTML.
 import assert from 'node:assert/strict';
+
+import { focused } from '../support/browser.mjs';
 
 export const button = (page, name) => page.getByRole('button', { name, exact: true });
 
@@ -25,18 +27,6 @@ export async function signIn(page, name) {
     await tiles(page, 'allowed', 'own');
     return token;
   }
-}
-
-/** Of the element that has the focus: its id or value, and whether one sees that it has it. */
-export function focused(page) {
-  return page.evaluate(() => {
-    const element = document.activeElement;
-    const outlined = [element, element.parentElement].some((one) => {
-      const { outlineStyle, outlineWidth } = getComputedStyle(one);
-      return outlineStyle !== 'none' && parseFloat(outlineWidth) >= 2;
-    });
-    return { name: element.id || element.value, outlined };
-  });
 }
 
 /** Sign-in, the dialog and the sign-out with the keyboard alone, and the focus always where one expects it. */
@@ -74,17 +64,8 @@ export async function checkKeyboard(page) {
   console.log('keyboard: signed in, opened and closed the dialog, tried, signed out');
 }
 
-/** WCAG 2.2, 1.4.3: 4.5 to 1 for all text that is there, in every state. */
-export async function checkContrast(page, scheme) {
-  let least = Infinity;
-  const look = async (when) => {
-    for (const { text, ratio } of await page.evaluate(contrasts)) {
-      assert.ok(ratio >= 4.5, `${scheme}, ${when}: ${text} has a contrast of ${ratio.toFixed(2)}`);
-      least = Math.min(least, ratio);
-    }
-  };
-  const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number));
-  assert.equal(Math.max(...ground) < 64, scheme === 'dark', `${scheme}: the ground is ${ground}`);
+/** The contrast of each state of the page. */
+export async function lookAtStates(page, look) {
   await tiles(page, 'refused', 'none');
   await look('signed out');
   await signIn(page, 'Alice');
@@ -97,35 +78,8 @@ export async function checkContrast(page, scheme) {
   await button(page, 'Sign out').click();
   await page.locator('[data-event="dead"]').waitFor();
   await look('after the sign-out');
-  // Said by words as well, not by colour alone.
+  // In words as well, not by colour alone.
   assert.match(await page.locator('.tile .verdict').first().textContent(), /Refused/);
-  console.log(`${scheme}: the least contrast is ${least.toFixed(1)} to 1`);
-}
-
-/** Runs in the page: each visible text with the contrast to what is behind it. */
-export function contrasts() {
-  const parse = (color) => color.match(/[\d.]+/g).map(Number);
-  const light = ([r, g, b]) => {
-    const linear = [r, g, b].map((part) => (part / 255 <= 0.04045 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
-  };
-  const behind = (element) => {
-    for (let one = element; one; one = one.parentElement) {
-      const color = parse(getComputedStyle(one).backgroundColor);
-      if (color.length === 3 || color[3] > 0) return color;
-    }
-    return [255, 255, 255];
-  };
-  const found = [];
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const element = walker.currentNode.parentElement;
-    const text = walker.currentNode.data.trim();
-    if (!text || element.closest('template, noscript, button:disabled') || !element.checkVisibility({ visibilityProperty: true })) continue;
-    const [a, b] = [light(parse(getComputedStyle(element).color)), light(behind(element))];
-    found.push({ text, ratio: (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) });
-  }
-  return found;
 }
 
 /** WCAG 2.2, 1.4.10: 320 pixels are enough, without scrolling sideways. */
@@ -175,7 +129,7 @@ export async function checkStory(page) {
     assert.ok(figure === null ? /^[\d.]+ ms$/.test(text) : text === `${figure} ms`, `${id}: ${text}`);
   }
   console.log(`the story took ${took.toFixed(0)} s; Doorward, from written to refused everywhere: ${ms} ms`);
-  // Told again, it stops at a key that is pressed in what it leaves to its reader.
+  // Started again, the story stops at a key press at a point that it leaves to its reader.
   await button(page, 'Tell the story again').click();
   await page.locator('#stage[data-story="running"]').waitFor();
   await tiles(page, 'allowed', 'own');
@@ -203,7 +157,7 @@ export async function checkLevers(page) {
   await page.locator('.views li[data-state="allowed"]').nth(3).waitFor();
 
   await pull('redis', 'Plug Redis in again');
-  // By what is in memory they go on deciding, until that is too old.
+  // They decide by their view in memory, until it is too old.
   await tiles(page, 'allowed', 'own');
   await page.locator('.views li[data-state="refused"]').nth(3).waitFor();
   await tiles(page, 'unavailable', 'own');
@@ -231,6 +185,6 @@ export async function checkLevers(page) {
     await reasonAt('B', '401 signed_out');
     await stolen('a clock stepped to and fro');
   }
-  // No other site can pull: what it can send lacks the header.
+  // No other site can trigger this: its requests lack the header.
   assert.equal((await page.request.post(new URL('/page/stage/flush', page.url()).href)).status(), 404);
 }

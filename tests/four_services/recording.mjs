@@ -1,4 +1,4 @@
-// A recording of the story as one SVG that moves by itself, from what the page showed while it was told.
+// A recording of the story as one animated SVG, from the page's states while it ran.
 import { writeFileSync } from 'node:fs';
 
 /** Between two looks, in milliseconds; dots at once; how long the last sight stays. */

@@ -32,7 +32,7 @@ pub fn binary() -> &'static Path {
     })
 }
 
-/// One running `four-services`.
+/// A running `four-services`.
 pub struct Program {
     pub process: Process,
     pub address: SocketAddr,
@@ -101,7 +101,7 @@ impl Postgres {
         };
         let dir = TempDir::new();
         let (data, log) = (dir.path().join("data"), dir.path().join("log"));
-        // It refuses to run as root; root runs it as a user who owns only this folder.
+        // `four-services` refuses to run as root; root runs it as a user who owns only this folder.
         let mut as_nobody: Vec<&str> = Vec::new();
         if root() {
             let owned = Command::new("chown").arg("nobody:nogroup").arg(dir.path()).status().unwrap();

@@ -64,7 +64,7 @@ issuers:
   - {name: dev, issuer: https://dev.doorward.test, audiences: [demo], keys: {jwks_file: jwks.json}}
 revocation: {store: embedded}
 YAML
-# `healthcheck` asks the port that the file names, so the file must name one: one that was free just now.
+# `healthcheck` asks the port that the file names, so the file must name one: a port that was free just now.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 sed -i "s/127.0.0.1:0/127.0.0.1:$port/" "$dir/conf/doorward.yaml"
 

@@ -219,7 +219,7 @@ fn every_alert_is_explained() {
     }
 }
 
-/// Whether a series, `NAME{LABEL="VALUE",…}`, is one of those that a selector means.
+/// Whether a selector matches a series, `NAME{LABEL="VALUE",…}`.
 fn is_meant(series: &str, selector: &str) -> bool {
     let label = Regex::new(r#"([a-z]+)(=~|!=|=)"([^"]*)""#).unwrap();
     let parts = |text: &str| {
@@ -281,7 +281,7 @@ fn prometheus(dir: &TempDir, doorward: &Doorward) -> Option<(Process, String)> {
             "labels": {"namespace": "shop", "pod": "a", "container": "doorward"}}]}],
     });
     std::fs::write(path("prometheus.yaml"), config.to_string()).unwrap();
-    // It does not report its port: a recently free one is used.
+    // Prometheus does not report its port: a recently free one is used.
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let child = Command::new("prometheus")
         .arg(format!("--config.file={}", path("prometheus.yaml").display()))
@@ -315,7 +315,7 @@ async fn prometheus_scrapes_it_and_the_alerts_see_it() {
         query("ALERTS{alertname=\"DoorwardKeysMissing\", issuer=\"other\"}").await == Some(1.0)
     })
     .await;
-    // Each query of the dashboard is one that Prometheus understands.
+    // Prometheus parses each query of the dashboard.
     for expression in dashboard().iter().filter(|query| !query.starts_with("label_values")) {
         let expression = expression.replace("$namespace", "shop").replace("$__rate_interval", "1m");
         let url = url::Url::parse_with_params(&format!("{api}/query"), [("query", &expression)]).unwrap();

@@ -20,7 +20,7 @@ VERSIONS = [f"1.{minor}.0" for minor in range(33, 38)]
 # The kinds that a version lacks; nothing else may be skipped.
 SINCE = {("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy"): 36,
          ("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicyBinding"): 36}
-# Kinds whose schema no registry here has.
+# Kinds without a schema in any registry here.
 WITHOUT_SCHEMA = {"gateway.kgateway.dev"}
 
 faults, skipped = [], set()

@@ -21,7 +21,7 @@ pub fn secret(script: &str) -> Value {
     serde_saphyr::from_str::<Value>(&String::from_utf8(output.stdout).unwrap()).unwrap()["stringData"].clone()
 }
 
-/// Redis by the trial's own file and ACL, and one user more, by whom the test looks on.
+/// Redis by the trial's own file and ACL, with one more user for the test's observations.
 pub async fn redis(objects: &[Value], secret: &Value) -> RedisServer {
     let mut redis = RedisServer::stopped(&[]);
     let dir = redis.directory().display().to_string();
@@ -63,7 +63,7 @@ async fn doorward(objects: &[Value], secret: &Value, redis: &RedisServer, tokens
 /// Envoy by the ConfigMap; the other address is the one of its probes.
 async fn envoy(binary: &str, objects: &[Value], doorward: &Doorward, upstream: &Upstream) -> (Envoy, String) {
     let socket = doorward.check.strip_prefix("unix:").unwrap();
-    // The listener of the probes asks the admin page, so both must know its port.
+    // The listener of the probes asks the admin page, so both are configured with its port.
     let admin = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut text = config(objects, "envoy", "envoy.yaml");
     for (inside, here) in [

@@ -155,7 +155,7 @@ async fn a_new_issuer_makes_the_view_stale_until_its_ids_are_read() {
     assert_ne!(instance.age(), Some(Duration::MAX), "fewer issuers, nothing to read");
 }
 
-/// Its key has ended with its life, so nothing would be left to refuse it by.
+/// Its key has ended with its life, so no revocation would be left to refuse it.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_token_lives_on_after_its_expiry() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);

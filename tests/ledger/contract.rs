@@ -168,7 +168,7 @@ async fn an_older_instant_never_overwrites_and_a_life_is_never_shortened() {
     redis.cli(&["SET", key, "gibberish", "EX", "5000"]);
     let (value, life) = append(Timestamp::from_millis(later.as_millis() + 3), short, Origin::Revoked).await;
     assert!(value.ends_with(" revoked") && life.parse::<i64>().unwrap() > short, "{value} {life}");
-    // Both in one append: the later wins whatever the order.
+    // Both in one append: the later one wins in either order.
     let (a, b) =
         (revoke_user("both", later), Revocation { watermark: Watermark::FOREVER, ..revoke_user("both", later) });
     instance.replica.revoke(vec![b, a]).await.unwrap();
@@ -233,7 +233,7 @@ async fn the_log_is_trimmed_by_age() {
     instance.comes_to_refuse(&token("new")).await;
 }
 
-/// The age of the entry that `id` names must not matter to the one that writes: another instance needs it.
+/// The writer must ignore the age of the entry that `id` names: another instance needs it.
 #[tokio::test]
 async fn the_log_is_kept_for_instances_that_need_it_longer() {
     let redis = RedisServer::start(&["--stream-node-max-entries", "10"]).await;
@@ -252,7 +252,7 @@ async fn the_log_is_kept_for_instances_that_need_it_longer() {
             |n: i64| format!("XADD doorward:{{r}}:log {}-0 issuer main kind token id x at * expires {ends}\n", at + n);
         redis.script(&(0..100).map(add).collect::<String>());
     };
-    fill(hour * 7); // Older than anybody needs, twice over.
+    fill(hour * 7); // Older than any instance needs, twice over.
     fill(hour * 4);
     brief.replica.revoke(vec![sign_out("one")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "101");
@@ -260,7 +260,7 @@ async fn the_log_is_kept_for_instances_that_need_it_longer() {
     long.end().await;
     brief.replica.revoke(vec![sign_out("two")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "102");
-    // Until none of its read entries can matter to it.
+    // Until no entry that it has read can matter to it.
     redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "10800000"]);
     brief.replica.revoke(vec![sign_out("three")]).await.unwrap();
     assert_eq!(redis.cli(&["XLEN", "doorward:{r}:log"]), "3");

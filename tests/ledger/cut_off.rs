@@ -138,7 +138,7 @@ async fn a_store_killed_mid_burst_that_syncs_its_log_has_all_that_was_acknowledg
     let (one, two) = (Instance::start(&redis).await, Instance::start(&redis).await);
     let oracle = killed_mid_burst(&mut redis, &one, &two).await;
     one.end().await;
-    two.end().await; // Nobody is left who could put anything back.
+    two.end().await; // No instance is left that could put the entries back.
     redis.run().await;
     let three = Instance::start(&redis).await;
     oracle.all_refused(&three);

@@ -39,10 +39,11 @@ async fn a_log_that_can_take_no_entry_is_written_anew() {
     let config = config(&tokens, &redis);
     let (one, two) = (Doorward::start(&config).await, Doorward::start(&config).await);
     assert_eq!(revoke(&one, &json!({"kind": "session", "id": "known"})).await.status, 201);
-    // An issuer that nobody knows here, and an id that lies far ahead.
+    // An issuer that is not configured here, and an id far in the future.
     redis.cli(&["XADD", "doorward:{r}:log", "*", "issuer", "foreign", "kind", "user", "id", "\u{e9}", "at", "*"]);
     add(&redis, "9223372036854775808-0", "far");
-    // A user's without an instant: it is that of the entry, which has none.
+    // A user's revocation without an instant: its watermark would be the time of the entry, which the id does not
+    // give.
     let fields = ["issuer", "dev", "kind", "user", "id", "careless"];
     redis.cli(&[&["XADD", "doorward:{r}:log", "18446744073709551615-0"][..], &fields].concat());
     add(&redis, LAST, "last");
@@ -52,7 +53,7 @@ async fn a_log_that_can_take_no_entry_is_written_anew() {
     };
     stored(&two, "after").await;
     stored(&one, "later").await;
-    assert!(one.logged("the log was written anew") || two.logged("the log was written anew"));
+    assert!(one.logged("the log was rewritten") || two.logged("the log was rewritten"));
     let sessions = ["known", "far", "last", "after", "later"].map(|session| of_session(&tokens, session));
     let revoked = [&sessions[..], &[tokens.with(json!({"sub": "careless", "sid": null}))]].concat();
     let three = Doorward::start(&config).await;
@@ -101,7 +102,7 @@ async fn a_log_that_cannot_be_written_anew_is_named_with_its_cure() {
     })
     .await;
     one.logs("last possible id").await;
-    // A new instance reads it all the same.
+    // A new instance reads the log nevertheless.
     let two = Doorward::start(&config).await;
     refuses(&two, &known).await;
     redis.cli(&["RENAME", "doorward:{r}:log", "exhausted"]);

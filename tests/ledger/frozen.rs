@@ -95,7 +95,8 @@ async fn an_instance_that_was_stopped_refuses_until_it_is_current() {
     doorward.process.signal("STOP");
     other.replica.revoke(vec![of_dev("alice")]).await.unwrap();
     let revoked = Instant::now();
-    // Sent while it stands still: answered the moment it goes on, before it can have read anything.
+    // Sent while the process stands still: answered at the moment when it continues, before it can have read any
+    // entry.
     sleep(MAX_STALENESS + Duration::from_millis(200)).await;
     let waiting =
         (0..50).map(|n| {
@@ -106,7 +107,7 @@ async fn an_instance_that_was_stopped_refuses_until_it_is_current() {
         });
     let waiting = waiting.collect();
     let (answers, ()) = tokio::join!(join_all(waiting), async {
-        sleep(Duration::from_millis(100)).await; // They are on their way.
+        sleep(Duration::from_millis(100)).await; // The bytes are on their way.
         assert!(revoked.elapsed() > MAX_STALENESS);
         doorward.process.signal("CONT");
     });

@@ -1,4 +1,4 @@
-//! Stores that lose what some instances do not know: nobody relies on one that may lack something.
+//! Stores that lose entries which some instances have not read: no instance relies on a store that may lack entries.
 
 use std::time::{Duration, Instant};
 
@@ -46,8 +46,8 @@ async fn behind(redis: &RedisServer, max_staleness: Duration) -> (Proxy, Instanc
     (proxy, instance)
 }
 
-/// An instance that was cut off while a token was revoked comes back to a store that lost the entry, before
-/// the one that knows it does: it sees nothing amiss, and must not take the store for whole.
+/// An instance that was cut off while a token was revoked connects to a store that lost the entry, before the instance
+/// that has the entry does: the store looks complete, and must not be relied on.
 #[tokio::test]
 async fn an_instance_that_was_cut_off_waits_for_the_others_after_a_loss() {
     let mut redis = RedisServer::start(&[]).await;
@@ -106,7 +106,7 @@ async fn an_ordinary_reconnection_does_not_wait() {
     assert_eq!(gaps(&instance), 0);
 }
 
-/// Answered 2xx, and gone with the server before this process read it back: nobody else knows it.
+/// Answered 2xx, and lost with the server before this process read the entry back: no other instance has it.
 #[tokio::test]
 async fn acknowledged_entries_that_were_never_read_back_are_looked_for() {
     let mut redis = RedisServer::start(&[]).await;
@@ -191,7 +191,7 @@ async fn confirm(instance: &Instance, id: &str, patience: Duration) -> Receipt {
     instance.replica.confirm(&sign_out(id), written, patience).await
 }
 
-/// The copy that comes up lacks the lease of an instance that is cut off, and nothing else.
+/// The copy that comes up lacks only the lease of an instance that is cut off.
 #[tokio::test]
 async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have_run_out() {
     let hold = Duration::from_secs(2);
@@ -224,7 +224,8 @@ async fn a_store_that_may_have_forgotten_leases_confirms_nothing_until_they_have
     assert!(away.age().is_some_and(|age| age > hold), "it has no view any more");
 }
 
-/// A full server refuses new words, but not that a lease goes on: who reads on is listed, and waited for.
+/// A full server refuses new reports, but a lease continues: an instance that still reads is listed, and receipts wait
+/// for it.
 #[tokio::test]
 async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
     let redis = RedisServer::start(&[]).await;
@@ -248,7 +249,7 @@ async fn a_full_store_is_followed_and_its_readers_are_waited_for() {
     }
     assert!(one.refuses(&token("full")), "a refused write holds here");
     assert_eq!(one.replica.peers().await.unwrap().len(), 2);
-    // It has memory again; two instances, with recent views, cannot report.
+    // The server has memory again; two instances, with recent views, cannot report.
     proxy.stall();
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     let receipt = confirm(&one, "after", Duration::from_millis(300)).await;

@@ -12,6 +12,6 @@ mod follow;
 mod frozen;
 mod lookup;
 mod losses;
-mod odd_notes;
 mod oracle;
 mod topologies;
+mod unreadable_notes;

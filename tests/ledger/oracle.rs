@@ -60,7 +60,7 @@ impl Oracle {
         assert!(accepted.is_empty(), "{} of {} accepted: {:?}", accepted.len(), acknowledged.len(), accepted.first());
     }
 
-    /// Waits until it has caught up with everything acknowledged so far, judging it all the while.
+    /// Waits until the instance has applied everything acknowledged so far, and checks its answers meanwhile.
     pub(crate) async fn catches_up(&self, instance: &Instance, judged: &mut Judged) {
         let until = self.count();
         eventually("caught up", || {

@@ -48,7 +48,7 @@ impl RedisServer {
         self.clock.as_ref().unwrap().step(offset);
     }
 
-    /// Writes the note, before any instance does, that instances have seen its clock go evenly for
+    /// Writes the note, before any instance does, that instances have seen its clock stable for
     /// this long.
     pub(crate) fn has_been_even_for(&self, duration: Duration) {
         let time = self.cli(&["TIME"]);
@@ -153,7 +153,7 @@ impl Drop for RedisServer {
     }
 }
 
-/// One running replica, like that of a separate process.
+/// A running replica, like that of a separate process.
 pub(crate) struct Instance {
     pub(crate) replica: Arc<Replica>,
     stop: CancellationToken,

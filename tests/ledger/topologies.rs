@@ -3,13 +3,13 @@
 use std::process::Command;
 use std::time::Duration;
 
-use doorward::sources::ledger::{Adopt, RedisConfig};
+use doorward::sources::ledger::{Adopt, Redis, RedisConfig};
 
 use super::support::*;
 
 /// One revocation in each direction between two instances.
 async fn works(config: RedisConfig) {
-    // A new store confirms nothing for as long as a lease is.
+    // A new store confirms no receipt for the length of a lease.
     let launch = |config| Instance::launch_holding(config, Duration::from_secs(1));
     let (one, two) = (launch(config.clone()), launch(config));
     one.becomes_ready().await;
@@ -79,9 +79,9 @@ async fn tls_with_a_private_authority() {
     redis.options(&["--tls-port", &tls_port, "--tls-cert-file", "server.pem", "--tls-key-file", "server.key"]);
     redis.options(&["--tls-ca-cert-file", "ca.pem", "--tls-auth-clients", "no"]);
     redis.run().await;
-    let config = |ca: &str| RedisConfig {
-        ca_file: Some(directory.join(ca)),
-        ..RedisConfig::new(format!("rediss://127.0.0.1:{tls_port}"))
+    let config = |ca: &str| {
+        let server = Redis::from(format!("rediss://127.0.0.1:{tls_port}"));
+        RedisConfig::new(Redis { ca_file: Some(directory.join(ca)), ..server })
     };
     works(config("ca.pem")).await;
     openssl(&format!("req -x509 {key} -keyout other.key -out other.pem -days 2 -subj /CN=other-ca"));
@@ -239,7 +239,7 @@ fn owner(slots: &str, slot: u32) -> u16 {
         .unwrap()
 }
 
-/// Redis does not know its own address then, and returns an empty host in CLUSTER SLOTS.
+/// Redis cannot determine its own address then, and returns an empty host in CLUSTER SLOTS.
 #[tokio::test]
 async fn a_cluster_of_one() {
     let bus = free_port().to_string();

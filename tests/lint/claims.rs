@@ -88,7 +88,7 @@ async fn allowed_without_a_token() {
     let (_, shown) = stage.ask("clean", "GET", "/assets/x", &[("x-path", "/admin")]).await;
     assert_eq!(shown["path"], "/assets/x");
 
-    // The listener behind which nobody asks.
+    // The listener behind which no request is checked.
     let envoy = stage.envoy("unchecked-listener", |text| text.replace("port_value: 10001", "port_value: 0")).await;
     let listeners: Value = serde_json::from_str(&envoy.ask_admin("/listeners?format=json").await).unwrap();
     let ports = listeners["listener_statuses"].as_array().unwrap().iter();
@@ -178,7 +178,7 @@ async fn refused_with_a_valid_token() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage() {
     let Some(mut stage) = Stage::set().await else { return };
-    // Frozen: the connection stands, and nobody answers.
+    // Frozen: the connection stands, without an answer.
     stage.doorward.process.signal("STOP");
     let envoy = stage.envoy("timeout-unbounded.zero", |text| text).await;
     let client = reqwest::Client::new();
@@ -194,8 +194,8 @@ async fn an_outage() {
     }
 }
 
-/// Envoy's cache leaves requests with `Authorization` out, but not those with a token in a cookie. It even
-/// asks the upstream by itself, past the filters behind it.
+/// Envoy's cache leaves requests with `Authorization` out, but not those with a token in a cookie. The cache even
+/// sends the request upstream itself, past the filters behind it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cache_before_the_check_answers_everyone() {
     let tokens = Tokens::new();

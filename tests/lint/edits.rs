@@ -16,7 +16,7 @@ fn edited(edits: &[(&str, &str)]) -> String {
     })
 }
 
-/// `expected` is the rule that is found, or nothing; Envoy takes the file in any case.
+/// `expected` is the rule that is found, or empty; Envoy takes the file in any case.
 #[track_caller]
 fn check(expected: &str, edits: &[(&str, &str)]) {
     check_with(expected, edits, true);
@@ -326,7 +326,7 @@ fn over_http_what_is_not_listed_is_dropped() {
         let (_, findings) = lint(&["-", "--config", config.to_str().unwrap()], &http(&listed));
         assert_eq!(rules(&findings), expected, "{forward} {listed}: {findings:#?}");
     }
-    // A client's own passes only where nothing strips it.
+    // A client's own header passes only where no filter strips it.
     let (_, findings) = lint(&["-"], &http("{exact: x-user-id}"));
     assert_eq!(rules(&findings), [""; 0], "{findings:#?}");
     let open = http("{exact: x-user-id}").replace("x[-_.]user[-_.](id|email)", "x[-_.]user[-_.]id");

@@ -16,9 +16,9 @@ pub(super) enum Fault {
     Delay(usize),
     StopInstance(usize),
     RestartInstance(usize),
-    /// A wall clock of an instance that is wrong for a while.
+    /// A temporarily wrong wall clock of an instance.
     StepInstance(usize, &'static str),
-    /// An instance that is started with a wrong wall clock, which is then put right.
+    /// An instance that is started with a wrong wall clock, which is corrected later.
     StartWrong(usize, &'static str),
     StepStore(&'static str),
     /// A rolling change of the instances' bounds.

@@ -1,5 +1,5 @@
-//! 200 light clients that read the log as an instance does: XREAD BLOCK, GET meta, INFO replication, a short
-//! sleep after what they got, and a map that is written.
+//! 200 light clients that read the log as an instance does: XREAD BLOCK, GET meta, INFO replication, a short sleep
+//! after each answer, and writes to a map.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -105,7 +105,7 @@ async fn follow(server: SocketAddr, stop: CancellationToken) -> HashMap<String, 
 async fn followers() {
     for rate in [100, 1000] {
         let redis = RedisServer::start(&[]).await;
-        // Patient: on a machine that is too small for the rate, lag is what there is to see.
+        // Patient: on a machine that is too small for the rate, the lag is the result.
         let patience = Duration::from_secs(30);
         let config = RedisConfig { command_deadline: patience, write_deadline: patience, ..redis.config() };
         let writer = Arc::new(Instance::launch(config));

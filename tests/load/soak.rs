@@ -1,13 +1,13 @@
-//! Three real instances, a fault every 20 seconds, and an oracle that knows what each may answer.
+//! Three real instances, a fault every 20 seconds, and an oracle that determines the permitted answers of each.
 //!
 //! The faults are drawn from a seed, which is printed; `DOORWARD_SOAK_SEED` repeats them. One clock at a time is
 //! wrong, by up to an hour; the issuer dates tokens up to 27 s ahead; the instances' bounds differ and change.
 //!
-//! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be
-//! allowed; a token that an instance refused once as signed out is never allowed by it again. Once `wait=all`
-//! confirmed, no check that is sent later is allowed. Each that is fails the soak. A token that nobody signed out is
-//! refused by 503 or for its times only, and only while a fault lasts or a moment after, or by 503 if the store has not
-//! answered the instance for `max_staleness` (see `tally` for what else may excuse a refusal).
+//! A check that was sent later than `max_staleness` after a sign-out was answered 204 must not be allowed; a token
+//! that an instance refused once as signed out is never allowed by it again. Once `wait=all` confirmed, no check that
+//! is sent later is allowed. Any such wrong allow fails the soak. A token that was not signed out may be refused by
+//! 503 or for its times only, and only while a fault lasts or a moment after, or by 503 if the store has not answered
+//! the instance for `max_staleness` (see `tally` for the other excuses of a refusal).
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex as StdMutex};
@@ -198,7 +198,7 @@ impl Fleet {
                 live = mint(&self.tokens, "bob", LEAD);
             }
             let Ok(member) = self.instances[at].try_read() else {
-                sleep(Duration::from_millis(5)).await; // It is being replaced.
+                sleep(Duration::from_millis(5)).await; // The instance is being replaced.
                 continue;
             };
             let (sent, heard) = (Instant::now(), self.proxies[at].following());
@@ -206,13 +206,13 @@ impl Fleet {
             let Ok(answer) =
                 timeout(Duration::from_secs(10), member.checks.send(get("/").token(token).message())).await
             else {
-                self.tally.lock().unwrap().unanswered += 1; // It stands still.
+                self.tally.lock().unwrap().unanswered += 1; // The instance stands still.
                 continue;
             };
             let log = member.doorward.log.clone();
             drop(member);
             let Ok(answer) = answer else {
-                self.tally.lock().unwrap().unanswered += 1; // It was killed.
+                self.tally.lock().unwrap().unanswered += 1; // The instance was killed.
                 continue;
             };
             let reason = crate::support::grpc::verdict(answer).reason().to_owned();
@@ -346,12 +346,12 @@ struct Answer {
     reason: String,
     /// The store had not answered the instance for longer than a view may be used.
     is_unheard: bool,
-    /// The instance's log so far.
+    /// The instance's log up to the answer.
     log: Arc<StdMutex<Vec<String>>>,
 }
 
-/// Whether an instance that says so has heard nothing for too long: what it relies on is as old as the question that was
-/// answered last, and it has asked since.
+/// Whether an instance that reports stale revocations has had no answer of the store for too long: its view is as old
+/// as the last answered request, and it has asked since.
 fn is_unheard(following: Following) -> bool {
     following.is_kept_waiting() && following.heard.elapsed() > MAX_STALENESS
 }

@@ -1,7 +1,7 @@
 //! The counts of the soak's oracle, and its criteria of failure.
 //!
-//! A wrong allow always does. Another wrong answer does when no fault was in force and the machine ran as it should:
-//! a loaded one keeps a view from being renewed in time, and a 503 is right then.
+//! A wrong allow always fails the soak. Another wrong answer does if no fault was in force and the machine was not
+//! late: a loaded machine keeps a view from being renewed in time, and a 503 is right then.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -15,8 +15,8 @@ use rustix::time::{ClockId, clock_gettime};
 const EXAMPLES: usize = 5;
 /// Longer than a view may be used, and the reads that should have renewed it.
 const WINDOW: Duration = Duration::from_secs(4);
-/// So late in all within the window, the machine explains a view that is too old: it may be used for 2 s, and is
-/// renewed by reads that take 0.4 s each, so that half a second leaves one of them out of three.
+/// A total delay within the window that explains a view that is too old: a view may be used for 2 s, and is renewed by
+/// reads that take 0.4 s each, so that half a second leaves one of three reads out.
 const LATE: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -42,7 +42,7 @@ pub(super) struct Tally {
     others: BTreeMap<String, Other>,
 }
 
-/// Possible explanations of a wrong answer that allows nothing.
+/// Possible explanations of a wrong refusal.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cause {
     Nothing,
@@ -80,7 +80,7 @@ impl Tally {
         }
     }
 
-    /// The wrong answers, and whether there is one that fails the soak.
+    /// The wrong answers; an error if one of them fails the soak.
     pub(super) fn verdict(&self) -> Result<String, String> {
         let mut text = format!("{} wrong allows\n", self.wrong_allows.len());
         for context in &self.wrong_allows {
@@ -104,8 +104,8 @@ impl Tally {
     }
 }
 
-/// How late the machine is: of a thread that sleeps, one that works, and one that writes a file through, by how much
-/// they took longer than they should.
+/// The delay of the machine: by how much a sleeping thread, a computing thread, and a thread that writes a file
+/// through took longer than they should.
 #[derive(Default)]
 pub(super) struct Pace {
     late: Mutex<VecDeque<(Instant, Duration)>>,

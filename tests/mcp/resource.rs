@@ -64,7 +64,7 @@ async fn a_client_is_led_to_the_issuer_through_envoy() {
         assert_eq!(told, [Some("no-store".to_owned()), Some("*".to_owned())], "it is not the same for every host");
         let (status, root, _) = ask(&format!("{origin}{WELL_KNOWN}"), None).await;
         assert_eq!((status, &root["resource"]), (200, &json!(origin)));
-        // Whoever asks by another name is told about that name, and nobody else is.
+        // A request by another name gets that name in its answer, and no other request does.
         let (_, other, _) = ask(&metadata, Some("other.test")).await;
         assert_eq!(other["resource"], "http://other.test/pay");
         assert_eq!(upstream.seen(), 0, "the upstream is not asked");
@@ -148,7 +148,7 @@ async fn a_token_that_is_too_weak_steps_up() {
     }
     doorward.logs("`aud` is").await;
 
-    // Who must prove itself is led there by both challenges.
+    // Where a proof is required, both challenges lead the client there.
     let doorward = Doorward::start(&config).await;
     let checks = Checks::connect(&doorward.check).await;
     let shown = checks.check(get("/pay")).await.headers["www-authenticate"].clone();

@@ -88,9 +88,9 @@ async fn a_rule_is_for_the_tool_that_is_called() {
             assert_eq!(fixture.post(path, &body, &plain).await, without, "{path} {body}");
         }
     }
-    // Where Envoy does not read the message, nobody calls a tool.
+    // If Envoy does not read the message, no tool is called.
     assert_eq!(fixture.post("/MCP", &call("pay_rent"), &pays).await, "bad_request");
-    // A listing is open to all, and nothing else is.
+    // Only a listing is open to all.
     for (method, status) in
         [("tools/list", 200), ("resources/list", 200), ("prompts/list", 401), ("tools/listing", 401)]
     {
@@ -160,7 +160,7 @@ async fn what_cannot_be_told_is_refused_where_a_rule_needs_to_know() {
     for method in [Method::GET, Method::DELETE] {
         assert_eq!(fixture.ask(method.clone(), "/mcp", JSON, "", Some(&all)).await.0, 200, "{method}");
         assert_eq!(fixture.ask(method.clone(), "/mcp", JSON, "", None).await.0, 401, "{method}");
-        // A rule for all methods needs to know of these, too.
+        // A rule for all methods depends on the message of these, too.
         assert_eq!(fixture.ask(method, "/mcp/duplex", JSON, "", Some(&all)).await.1, "bad_request");
     }
     fixture.doorward.logs("needs to know the MCP message").await;

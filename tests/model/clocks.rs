@@ -41,7 +41,7 @@ pub struct Clocks {
     pub leads: &'static [i8],
     /// The life of the issuer's tokens.
     pub life: i8,
-    /// It revokes the token by its id, not its user.
+    /// The revocation names the token's id, not its user.
     pub by_id: bool,
     pub left: Left,
     /// Assumption: of an instance's clock and the store's, one is right.
@@ -62,7 +62,7 @@ pub struct Left {
     pub far_ids: u8,
 }
 
-/// Deliberate mistakes, all of them what `src` once did.
+/// Deliberate mistakes, all of which `src` once contained.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Fault {
     /// Bug: a revocation that has expired by the local wall clock is forgotten.
@@ -95,13 +95,13 @@ pub enum Fault {
     RaisesWithoutReading,
     /// Entries of the far future are not understood, and count as read.
     FarIdIsPassedOver,
-    /// Bug: the configuration gives the issuer another name, and known revocations stay under the old one.
+    /// Bug: the configuration gives the issuer another name, and applied revocations stay under the old one.
     RenamesInSilence,
-    /// A change of names is held against the configuration before it alone, not against all names that the issuer had.
+    /// A change of names is compared only with the configuration before it, not with all names that the issuer had.
     RenamesByTheLastStep,
-    /// Bug: a change of names considers known revocations, not those that others may still make.
+    /// Bug: a change of names considers applied revocations, but not those that other instances may still make.
     RenamesBesideOthers,
-    /// Bug: a change of names considers known revocations, though the log has more.
+    /// Bug: a change of names considers applied revocations, although the log has more.
     RenamesUnread,
 }
 
@@ -113,7 +113,7 @@ pub enum Standing {
     New,
     /// Under the new name, with the old one in `formerly`.
     Both,
-    /// Its tokens are accepted by nobody.
+    /// No instance accepts its tokens.
     Nowhere,
 }
 
@@ -184,7 +184,7 @@ struct Instance {
     offset: i8,
     limits: Limits,
     standing: Standing,
-    /// It has read the log since the last entry, and may serve.
+    /// The instance has read the log since the last entry, and may serve.
     is_current: bool,
     known: Option<Known>,
     /// Since the earlier clock was last set, it accepts no token that is as old as this one.
@@ -199,7 +199,7 @@ struct Known {
     at: Option<i8>,
     expires: i8,
     names: u8,
-    /// By the clock that nobody sets.
+    /// By the monotonic clock.
     learnt: i8,
     /// The instance's, then.
     is_later: bool,
@@ -288,7 +288,7 @@ impl Model for Clocks {
             next.instances[at].has_refused |= self.refuses(&next, &next.instances[at]);
         }
         next.confirmed |= next.revoked.is_some() && next.instances.iter().all(|instance| instance.is_current);
-        next.instances.sort_unstable(); // They differ in nothing but their place.
+        next.instances.sort_unstable(); // They differ only in their place.
         Some(next)
     }
 
@@ -333,7 +333,7 @@ impl Clocks {
         self.bug == Some(bug)
     }
 
-    /// Whether it would accept the token if nothing were revoked (`authz/token.rs`).
+    /// Whether the instance would accept the token without any revocation (`authz/token.rs`).
     fn accepts(&self, fleet: &Fleet, instance: &Instance) -> bool {
         let (wall, Limits { life, leeway }) = (fleet.wall(instance), instance.limits);
         fleet.revoked.is_some_and(|(issued, _)| {

@@ -12,7 +12,7 @@ pub struct Protocol {
     pub max_staleness: u8,
     /// How much more than that the rules of a patient instance allow; `None`: all are alike.
     pub more: Option<u8>,
-    /// One of them is patient from the start.
+    /// One instance is patient from the start.
     pub differ: bool,
     /// Entries in a read: a page that is full is not complete.
     pub page: u8,
@@ -34,8 +34,8 @@ pub struct Protocol {
     /// Only other services write, the spare stays as it is, and nothing expires: enough for some
     /// counterexamples, and quicker.
     pub narrow: bool,
-    /// Assumption: a connected instance knows every lost entry, and writes it back before the time
-    /// to settle (one tick) has passed.
+    /// Assumption: a connected instance has every lost entry, and writes it back before the time to settle (one tick)
+    /// has passed.
     pub survivors: bool,
     /// Assumption: no server gives out an id that is not newer than all before.
     pub ids_grow: bool,
@@ -47,20 +47,20 @@ pub struct Protocol {
 /// How a store loses.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Loss {
-    /// Nothing: an intact restart.
+    /// No loss: an intact restart.
     Restart,
     /// FLUSHALL: connections stay.
     Flush,
     Empty,
     /// The older copy comes up: a snapshot of the past, or a failover.
     Older,
-    /// A failover whose old primary goes on answering one of the instances.
+    /// A failover whose old primary continues to answer one of the instances.
     Split,
     /// The same, but the server reports it: a demotion under a live connection.
     Demoted,
 }
 
-/// Deliberate mistakes; some of them are what `src` once did.
+/// Deliberate mistakes; `src` once contained some of them.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Bug {
     /// `fresh_as_of` is the end of the read, not its start.
@@ -75,7 +75,7 @@ pub enum Bug {
     AgeAfterLookup,
     /// The clock stands still while the process does, or the machine: CLOCK_MONOTONIC in suspend.
     ClockStops,
-    /// No look at all at whether the log is still the one that was read.
+    /// No check whether the log is still the same.
     NoGapRule,
     /// Between checks, not even at the epoch.
     NextWithoutEpoch,
@@ -91,7 +91,7 @@ pub enum Bug {
     SettledByEpoch,
     /// Settling is judged after the read that is then published.
     SettledAfterRead,
-    /// An instance that was once ready relies at once on whatever store it finds.
+    /// An instance that was once ready relies at once on any store that it finds.
     SettledForGood,
     /// Bug: entries that this process wrote and has not read back are not looked for.
     OwnWritesForgotten,
@@ -109,9 +109,9 @@ pub enum Bug {
     LeaseAfterRead,
     /// A lease lapses before the instance stops serving.
     ShortLease,
-    /// A receipt takes the leases of others for as long as the own.
+    /// A receipt assumes the own length of leases for those of others.
     ReceiptByOwnLease,
-    /// A view is used for as long as the rules allow now, whatever its lease was made for.
+    /// A view is used for as long as the rules allow now, beyond the lease that was made for it.
     ReloadOutlivesLease,
     /// How far an instance was in a log that is gone is reported of the next one, too.
     PositionOutlivesLog,
@@ -190,12 +190,12 @@ impl Protocol {
         self.no_instance_allows(world, |instance, age, _| age > self.staleness(instance))
     }
 
-    /// (b) Once confirmed, nobody ever allows it.
+    /// (b) Once confirmed, no instance ever allows it.
     pub fn receipts_hold(&self, world: &World) -> bool {
         self.no_instance_allows(world, |_, _, confirmed| confirmed)
     }
 
-    /// (c) An instance refuses for ever what it has refused once.
+    /// (c) An instance refuses for ever a token that it has refused once.
     pub fn nothing_is_taken_back(world: &World) -> bool {
         world.instances.iter().all(|instance| instance.refused & !instance.view == 0)
     }

@@ -26,7 +26,7 @@ impl Read {
 }
 
 impl Protocol {
-    /// The store executes what of the read has reached it; a paused instance does not hinder that.
+    /// The store executes the part of the read that has reached it, even while the instance is paused.
     pub fn serve(&self, world: &mut World, at: u8) -> Option<()> {
         let instance = *world.at(at);
         let mut read = instance.read.filter(|_| instance.linked)?;
@@ -48,7 +48,7 @@ impl Protocol {
                     if !server.is_full {
                         *lease = Some(Lease { age: 0, applied, hold: read.hold });
                     } else if let Some(lease) = lease.as_mut().filter(|_| !self.has(Bug::NoLeaseWhenFull)) {
-                        (lease.age, lease.hold) = (0, read.hold); // It goes on, and says what it said before.
+                        (lease.age, lease.hold) = (0, read.hold); // The lease continues with its previous report.
                     }
                     read.leased = lease.is_some();
                 }
@@ -79,7 +79,7 @@ impl Protocol {
             Phase::Served | Phase::HalfTaken => return None,
         }
         if read.phase == Phase::HalfServed && world.left.losses == 0 {
-            read.epoch = world.server(at).epoch; // Nothing can come between.
+            read.epoch = world.server(at).epoch; // No event can come between.
             read.phase = Phase::Served;
         }
         read.by_primary = world.server(at).is_primary;

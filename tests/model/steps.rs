@@ -113,7 +113,7 @@ impl Protocol {
             } else {
                 match of.read {
                     None if of.base.is_none() => steps.push(Step::Start { instance, kind: Kind::Replay }),
-                    // Later checks on a connection only add to what `Next` looks at.
+                    // Later checks on a connection only add to the reads of `Next`.
                     None if of.checked => steps.push(Step::Start { instance, kind: Kind::Next }),
                     None => steps.push(Step::Start { instance, kind: Kind::Check }),
                     Some(_) => steps.push(Step::Take { instance }),
@@ -185,7 +185,7 @@ impl Protocol {
             }
         }
         if next.left.losses == 0 {
-            next.spare = Store::new(); // Nobody will ask for it.
+            next.spare = Store::new(); // No instance will use it.
         }
         next.sort();
         (next != *world && self.is_assumed(&next)).then_some(next)
@@ -204,7 +204,7 @@ impl Protocol {
                 let instance = world.at(instance);
                 let own = if kind == Kind::Replay { 0 } else { instance.own };
                 let hold = self.staleness(instance);
-                instance.leased = instance.leased.min(self.leased(hold)); // It may be in the store from now on.
+                instance.leased = instance.leased.min(self.leased(hold)); // The lease may be in the store from now on.
                 instance.read = Some(Read::sent(kind, own, hold));
             }
             Step::Serve { instance } => self.serve(world, instance)?,
@@ -245,7 +245,7 @@ impl Protocol {
                 *world.at(instance) = Instance { patient, linked, ..Instance::started(self.stale()) };
                 for promise in &mut world.promises {
                     if let Promise::Written { by, .. } = promise {
-                        *by = by.filter(|by| *by != instance); // Nobody waits for the receipt any more.
+                        *by = by.filter(|by| *by != instance); // No caller waits for the receipt any more.
                     }
                 }
             }
@@ -361,7 +361,7 @@ impl Protocol {
         Some(id)
     }
 
-    /// The receipt: everybody who may still serve has applied it, or nobody can who has not.
+    /// The receipt: every instance that may still serve has applied the revocation, or no instance without it can serve.
     fn confirm(&self, world: &mut World, token: u8) -> Option<()> {
         let Promise::Written { age, epoch, id, by: Some(by), confirmed } = &mut world.promises[usize::from(token)]
         else {

@@ -55,7 +55,7 @@ pub struct Store {
     pub even: u8,
     /// A server that is not reports it.
     pub is_primary: bool,
-    /// It takes no words, but lets leases go on.
+    /// The server refuses writes, but leases continue.
     pub is_full: bool,
 }
 
@@ -140,7 +140,7 @@ pub struct Read {
     pub last: u8,
     pub added: u8,
     pub settled: bool,
-    /// It was executed after the loss.
+    /// The write was executed after the loss.
     pub after_loss: bool,
     /// Read from a server that reported afterwards that it is the primary.
     pub by_primary: bool,
@@ -274,7 +274,7 @@ impl Instance {
 }
 
 impl World {
-    /// Instances differ in nothing but their place: worlds that differ in it only are one.
+    /// Instances differ only in their place: worlds that differ only in it are one.
     pub fn sort(&mut self) {
         for at in [0, 1, 0] {
             if self.instances[at] < self.instances[at + 1] {

@@ -1,4 +1,4 @@
-//! A panic in a hook refuses its request, or nothing, and the next request is fine.
+//! After a panic in a hook its request is refused or unaffected, and the next request is fine.
 
 use std::process::Stdio;
 

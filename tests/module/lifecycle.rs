@@ -56,7 +56,7 @@ impl Waiting {
         Self { tokens, stranger, keys, envoy, at, _upstream: upstream }
     }
 
-    /// Opens connections whose requests wait.
+    /// Opens connections with waiting requests.
     async fn park(&self, count: usize) -> Vec<TcpStream> {
         let token = self.stranger.of("alice");
         let mut parked = Vec::new();
@@ -95,7 +95,7 @@ async fn a_request_that_waits_holds_up_no_other() {
         assert_eq!(status(waiting.at, "/", Some(&waiting.tokens.of("bob"))).await, 200, "beside those that wait");
     }
     assert_eq!(waiting.active().await, 20);
-    // The key is published now: those that wait are let through.
+    // The key is published now: the waiting requests are let through.
     let mut both = waiting.tokens.issuer.jwks().clone();
     let more = waiting.stranger.issuer.jwks()["keys"].as_array().unwrap().clone();
     both["keys"].as_array_mut().unwrap().extend(more);
@@ -187,7 +187,7 @@ async fn a_sign_out_ends_the_streams_of_its_user_alone() {
     .await;
     for stream in &of_bob {
         let mut more = [0; 4096];
-        while let Ok(1..) = stream.try_read(&mut more) {} // What had come before.
+        while let Ok(1..) = stream.try_read(&mut more) {} // The bytes that had arrived before.
         let now = stream.try_read(&mut more).map_err(|error| error.kind());
         assert_eq!(now, Err(std::io::ErrorKind::WouldBlock), "bob's stream is open");
     }
@@ -391,7 +391,7 @@ async fn a_taken_port_is_tried_again() {
     let text = bootstrap(&listeners, upstream.address, None);
     let first = Envoy::start_by(command(&binary), &text).await;
     let second = Envoy::start_by(command(&binary), &text).await;
-    assert!(second.log().contains("the HTTP API is not served yet"), "{}", second.log());
+    assert!(second.log().contains("the HTTP listener is not started"), "{}", second.log());
     let at = address(&second, "module").await;
     assert_eq!(status(at, "/", Some(&tokens.of("alice"))).await, 200, "decisions need no HTTP API");
     drop(first);

@@ -56,7 +56,7 @@ fn ext_authz() -> Value {
     })
 }
 
-/// The router, and nothing before it.
+/// Only the router.
 pub fn router() -> Value {
     let kind = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
     json!({"name": "envoy.filters.http.router", "typed_config": {"@type": kind}})
@@ -242,7 +242,7 @@ impl Sides {
                 wrong.push(format!("{}: service {by_service:?}\n    module {by_module:?}", row.what));
             }
         }
-        // A request that Envoy refuses by itself may have no headers to log, the last one has.
+        // A request that Envoy refuses by itself may have no headers to log; the last request has them.
         let marker = Row::new("marker", "GET", "/", &[("host", "marker.example.com")]);
         ask(&mut service, &marker, rows.len()).await;
         ask(&mut module, &marker, rows.len()).await;
@@ -277,7 +277,7 @@ fn metadata(log: &str, side: &str) -> BTreeMap<usize, Value> {
     log.lines().filter_map(row).collect()
 }
 
-/// The answer, without what differs by nature: the time, and the moment until which a user is locked out.
+/// The answer, without the parts that differ by nature: the time, and the moment until which a user is locked out.
 async fn ask(client: &mut Client, row: &Row, number: usize) -> Answer {
     let mut headers = row.headers.clone();
     headers.push((ROW.to_owned(), number.to_string().into_bytes()));

@@ -75,8 +75,8 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         changes(&doorward, &text(&doorward, &[&main, &other]), &named, &dead).await;
         changes(&doorward, &text(&doorward, &[&other]), &["issuers[0].name", "formerly: [main]"], &dead).await;
         changes(&doorward, &text(&doorward, &[&main, &carrying]), &[], &dead).await;
-        // Revocations under the remaining name apply to both issuers, and those under the other one also to
-        // instances that do not know it.
+        // Revocations under the remaining name apply to both issuers, and those under the other name also to instances
+        // that are not configured with it.
         dead.push(tokens.with(json!({"iss": Y, "sub": "carol"})));
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "main", "id": "carol"})).await.status, 201);
         dead.push(tokens.with(json!({"iss": Y, "sub": "dave"})));
@@ -84,7 +84,7 @@ async fn an_issuer_is_split_only_with_its_revocations() {
         all_are_refused(&doorward, &dead).await;
         if let Some(mut older) = older {
             all_are_refused(&older, &dead).await;
-            // It lacks nothing, so it may start again.
+            // Its log is complete, so this instance may start again.
             restarted(&mut older, &config(&tokens, store, &[&both])).await;
             all_are_refused(&older, &dead).await;
             assert_eq!(older.stop().await, Some(0));
@@ -126,7 +126,7 @@ async fn a_tenant_moves_out_only_with_its_revocations() {
         };
         let dead = vec![of(json!({"sid": "gone"})), of(json!({"sub": "bob"}))];
         let text = |issuers: &[&str]| next(&doorward, &tokens, store, issuers);
-        // A tenant that was not accepted takes nothing with it.
+        // Removing a tenant that was not accepted loses no revocations.
         let new = format!("name: new, {template}, tenants: [w]");
         assert_eq!(revoke(&doorward, &json!({"kind": "session", "issuer": "main", "id": "gone"})).await.status, 201);
         changes(&doorward, &text(&[&main("t, u"), &new]), &[], &dead[..1]).await;
@@ -169,7 +169,7 @@ async fn a_change_in_several_steps_is_judged_as_one() {
     }
 }
 
-/// An accepted step settles its own difference, and nothing else.
+/// An accepted step settles its own difference only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_step_that_changes_a_claim_hides_no_name() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -289,7 +289,7 @@ async fn a_new_name_and_a_restart_keep_how_far_tokens_are_dated_ahead() {
         all_are_refused(&doorward, &dated[1..2]).await;
         restarted(&mut doorward, &config(&tokens, store, &[&new])).await;
         doorward.ready().await;
-        // With Redis it is known with the first lease.
+        // With Redis the lead is read with the first lease.
         assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "shop", "id": "carol"})).await.status, 201);
         all_are_refused(&doorward, &dated[2..]).await;
     }

@@ -1,4 +1,4 @@
-//! Instances that were never ready: what they were configured with has been held against nothing yet.
+//! Instances that were never ready: their configuration has not been compared with the notes yet.
 
 use serde_json::json;
 
@@ -59,7 +59,7 @@ async fn an_instance_that_has_not_reached_the_store_takes_the_next_configuration
     dead.push(tokens.with(json!({"sub": "carol"})));
     assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "main", "id": "carol"})).await.status, 201);
     all_are_refused(&second, &dead).await;
-    // What it was configured with at first was never in force.
+    // The first configuration of this instance was never in force.
     assert_eq!(first.get("/readyz").await.0, 200);
     assert!(!first.logged("issuers' names"));
 }

@@ -5,18 +5,14 @@
 // Prints the provider's port. Then each line of standard input is a command in JSON, answered by a line:
 // {"token": ALG} gets a token that is bound to a new key, {"request": {url, method}} uses it by oauth4webapi,
 // {"prove": …} by a proof of dpop, {"again": …} by the same proof once more, {"bearer": …} without any.
-import { createInterface } from 'node:readline';
-import { createServer } from 'node:http';
-import { pathToFileURL } from 'node:url';
+import { listen, load, obey, resourceIndicators } from '../support/node_process.mjs';
 
 const [providers, clients] = process.argv.slice(2);
-const load = (folder, name) => import(pathToFileURL(`${folder}/node_modules/${name}`).href);
 const { default: Provider } = await load(providers, 'oidc-provider/lib/index.js');
 const oauth = await load(clients, 'oauth4webapi/build/index.js');
 const dpop = await load(clients, 'dpop/build/index.js');
 
-const app = createServer();
-await new Promise((resolve) => app.listen(0, '127.0.0.1', resolve));
+const app = await listen();
 const issuer = `http://127.0.0.1:${app.address().port}`;
 const secret = 'secret-of-the-shop';
 const provider = new Provider(issuer, {
@@ -31,12 +27,7 @@ const provider = new Provider(issuer, {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
     dPoP: { enabled: true },
-    resourceIndicators: {
-      enabled: true,
-      defaultResource: () => 'urn:api',
-      useGrantedResource: () => true,
-      getResourceServerInfo: () => ({ scope: 'read', audience: 'demo', accessTokenFormat: 'jwt', accessTokenTTL: 600 }),
-    },
+    resourceIndicators,
   },
 });
 provider.on('server_error', (_, error) => console.error(error));
@@ -104,14 +95,4 @@ const commands = {
   bearer: ({ url, method }) => plain(url, method, { authorization: `Bearer ${token}` }),
 };
 
-console.log(app.address().port);
-for await (const line of createInterface({ input: process.stdin })) {
-  const [[name, argument]] = Object.entries(JSON.parse(line));
-  try {
-    console.log(JSON.stringify(await commands[name](argument)));
-  } catch (error) {
-    console.error(error);
-    console.log(JSON.stringify({ failed: String(error), cause: error.cause }));
-  }
-}
-process.exit(0);
+await obey(app, commands);

@@ -8,7 +8,7 @@ use crate::support::envoy::{self, Envoy};
 use crate::support::tokens::{Tokens, now};
 use crate::support::upstream::Upstream;
 
-/// A valid proof with one change, and whether it is accepted all the same.
+/// A valid proof with one change, and whether it is accepted nevertheless.
 struct Case {
     name: &'static str,
     header: Value,

@@ -43,7 +43,7 @@ async fn a_proof_that_was_used_at_one_instance_is_refused_at_the_other() {
     for instance in [1, 0] {
         assert_eq!(fleet.check(instance, ask.clone()).await.reason(), "proof_invalid", "instance {instance}");
     }
-    // It is there for twice the window and the leeway, under a name that no client shaped.
+    // The entry stays for twice the window and the leeway, under a name that no client shaped.
     let keys = fleet.redis.cli(&["KEYS", "doorward:{r}:proof:*"]);
     assert_eq!(keys.lines().count(), 1, "{keys}");
     let key = keys.trim();
@@ -56,7 +56,7 @@ async fn a_proof_that_was_used_at_one_instance_is_refused_at_the_other() {
     let verdicts = futures_util::future::join_all(both).await;
     assert_eq!(verdicts.iter().filter(|verdict| verdict.allowed()).count(), 1, "{verdicts:?}");
 
-    // Without the store the use is not known: bound tokens are refused, others are not.
+    // Without the store an earlier use cannot be excluded: bound tokens are refused, others are not.
     fleet.redis.kill();
     let used = fleet.check(1, fleet.client.get(&bound)).await;
     assert_eq!((used.status, used.reason()), (503, "store_unavailable"));
@@ -77,7 +77,7 @@ async fn without_the_store_an_instance_may_go_by_its_own_memory() {
     for known in [before, during.clone()] {
         assert_eq!(fleet.check(0, known).await.reason(), "proof_invalid");
     }
-    names_alice(&fleet.check(1, during).await); // That is what the setting costs.
+    names_alice(&fleet.check(1, during).await); // The cost of this setting.
     let degraded = "doorward_degraded_total{control=\"proofs\",fallback=\"local\"}";
     assert!(fleet.instances[0].0.metric(degraded).await.unwrap() >= 2.0);
 }

@@ -123,7 +123,7 @@ impl Shape {
     }
 }
 
-/// The block as a configuration whose keys are the test's.
+/// The block as a configuration with the test's keys.
 fn configured(block: &Block, url: &str) -> String {
     let lines = block.yaml.lines().map(|line| match line.trim_start().strip_prefix("keys:") {
         Some(keys) if keys.contains("secret_file") => "  keys: {secret_file: signing-key}".to_owned(),

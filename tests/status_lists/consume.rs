@@ -126,7 +126,7 @@ async fn a_list_that_grows_is_fetched_for_the_new_tokens() {
     let beyond = fixture.issuer.listed("carol", "/1", 8);
     eventually("the old copy was seen", async || {
         fixture.reason(&beyond).await;
-        fixture.doorward.logged("earlier than that of the list that is held")
+        fixture.doorward.logged("earlier than that of the stored list")
     })
     .await;
     assert_eq!(fixture.check(&beyond).await, (503, "revocations_stale".to_owned()));
@@ -215,7 +215,7 @@ async fn an_explanation_shows_the_place_and_its_value() {
     let file = fixture.doorward.dir.path().join("doorward.yaml");
     let (code, printed, error) = run(&["explain", "--config", file.to_str().unwrap(), &token], "");
     assert_eq!(code, 0, "{error}");
-    assert!(printed.contains("undecided (the running service asks the issuer)"), "{printed}");
+    assert!(printed.contains("undecided (the running service fetches the status list of the issuer)"), "{printed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +238,7 @@ async fn a_reload_turns_it_on_for_tokens_that_were_accepted() {
     eventually("it is on", async || reason().await == "revoked").await;
     std::fs::write(&file, with("{refresh: 1h, suspended: [1]}")).unwrap();
     eventually("the value has another meaning", async || reason().await == "suspended").await;
-    assert_eq!(issuer.fetches("/1"), 1, "the list stays held");
+    assert_eq!(issuer.fetches("/1"), 1, "the list stays stored");
     std::fs::write(&file, &before).unwrap();
     eventually("it is off", async || reason().await == "ok").await;
 }

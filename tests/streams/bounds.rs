@@ -37,7 +37,7 @@ async fn streams_without_an_end_count_towards_the_limit_and_end_with_the_process
     clients.open("events", "nobody", &alice).await.unwrap();
 
     assert_eq!(doorward.stop().await, Some(0));
-    assert!(!doorward.logged("requests still in flight are cut off"), "they are not waited for");
+    assert!(!doorward.logged("requests still in flight are aborted"), "they are not waited for");
     eventually("all streams end", || async { clients.ends.all().len() == 2 }).await;
 }
 

@@ -67,7 +67,7 @@ impl Call {
         self.next().await.unwrap().unwrap()
     }
 
-    /// Asserts that what comes next ends it, with this code.
+    /// Asserts that the next message ends the stream, with this code.
     pub async fn is_ended(&mut self, code: Code) {
         let first = self.first().await;
         assert!(matches!(first, Response::ImmediateResponse(_)), "{first:?}");
@@ -122,7 +122,7 @@ async fn a_stream_without_the_proof_of_a_decision_is_refused() {
     }
     let unproven = doorward.metric("doorward_streams_ended_total{cause=\"unproven\"}").await;
     assert_eq!(unproven, Some(f64::from(u32::try_from(forgeries.len()).unwrap())));
-    doorward.logs("without the seal of a decision").await;
+    doorward.logs("without a sealed decision").await;
 
     // Names that stand beside the seal are not believed: mallory's stream is mallory's.
     let named = mallory.iter().map(|(name, text)| match name.as_str() {

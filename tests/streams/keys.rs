@@ -76,7 +76,7 @@ async fn a_key_that_is_not_loaded_yet_is_fetched_and_refuses_no_stream() {
     is_open(&mut second).await;
     assert_eq!(here.metric("doorward_streams_ended_total{cause=\"key_withdrawn\"}").await, Some(0.0));
 
-    // Withdrawn: both end, and what still proves that another instance took the key opens nothing any more.
+    // Withdrawn: both end, and a seal of an instance that still accepted the key opens no stream any more.
     provider.publish(&set(&[&old]));
     let checks = Checks::connect(&here.check).await;
     eventually("the issuer is asked again", || async {

@@ -13,7 +13,7 @@ use crate::support::envoy::{self, Envoy};
 use crate::support::eventually;
 use crate::support::tokens::Tokens;
 
-/// From the sign-out's answer to the end of the last stream, beside what Envoy waits before it closes.
+/// From the sign-out's answer to the end of the last stream, beside the time that Envoy waits before it closes.
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 /// A second and a third issuer: revoking all of one, or its key, must leave the others alone.

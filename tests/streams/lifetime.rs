@@ -131,7 +131,7 @@ async fn the_end_of_a_process_ends_its_streams_in_order() {
     let began = Instant::now();
     assert_eq!(doorward.stop().await, Some(0));
     println!("the process ended after {:?}", began.elapsed());
-    assert!(!doorward.logged("requests still in flight are cut off"), "streams are not waited for");
+    assert!(!doorward.logged("requests still in flight are aborted"), "streams are not waited for");
     eventually("all streams end", || async { clients.ends.all().len() == 60 }).await;
     let ends: Vec<_> = clients.ends.all().into_values().map(|(at, _)| at).collect();
     let spread = ends.iter().max().unwrap().saturating_duration_since(*ends.iter().min().unwrap());

@@ -63,7 +63,7 @@ async fn ten_thousand_streams_take_little_and_end_together() {
         last = last.max(at.unwrap());
     }
     println!("all ended {:?} after the request", last.saturating_duration_since(began));
-    assert!(last.saturating_duration_since(began) < crate::support::PATIENCE); // Of a debug build; benches/ has the figure.
+    assert!(last.saturating_duration_since(began) < crate::support::PATIENCE); // Debug build; benches/ has the figure.
     drop(senders);
     eventually("none is left", || async { doorward.metric("doorward_streams{state=\"ending\"}").await == Some(0.0) })
         .await;

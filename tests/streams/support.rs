@@ -83,11 +83,11 @@ async fn serve(mut stream: tokio::net::TcpStream) {
     while stream.read(&mut ignored).await.is_ok_and(|read| read > 0) {}
 }
 
-/// When streams ended, by user and protocol, and what their client saw.
+/// The ends of streams, by user and protocol, as their clients saw them.
 #[derive(Clone, Default)]
 pub struct Ends(Arc<Mutex<Seen>>);
 
-/// By user and protocol: when a stream ended, and what its client saw.
+/// By user and protocol: when a stream ended, and the end that its client saw.
 type Seen = BTreeMap<(String, &'static str), (Instant, String)>;
 
 impl Ends {

@@ -10,7 +10,7 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// `None` when the test must say that it is skipped.
+    /// `None` if the test must report that it is skipped.
     pub fn find() -> Option<Self> {
         let named = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let Some(playwright) = named("PLAYWRIGHT") else {

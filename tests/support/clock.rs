@@ -49,7 +49,7 @@ fn libfaketime() -> PathBuf {
     found.expect("libfaketime is missing: apt-get install faketime")
 }
 
-/// A clock for `redis-server`, whose event loop stands still under libfaketime.
+/// A clock for `redis-server`: its event loop would stand still under libfaketime.
 pub struct RedisClock {
     dir: TempDir,
     offset: File,

@@ -18,7 +18,7 @@ pub struct Doorward {
     pub http: SocketAddr,
     /// `listen.admin`, when it is set.
     pub admin: Option<SocketAddr>,
-    /// Everything it logged so far.
+    /// The lines that it has logged.
     pub log: Arc<Mutex<Vec<String>>>,
     pub dir: TempDir,
 }
@@ -157,7 +157,7 @@ pub fn run_with(env: &[(&str, &str)], args: &[&str], stdin: &str) -> (i32, Strin
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()); // It may not read it.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes()); // The process may not read it.
     let output = child.wait_with_output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))

@@ -17,9 +17,9 @@ pub enum Behaviour {
     Endless(Vec<u8>, Vec<u8>),
     /// One byte at a time, slowly.
     Drip(Vec<u8>),
-    /// Nothing, while the connection stays open.
+    /// No bytes, while the connection stays open.
     Silence,
-    /// Nothing; the connection is closed.
+    /// No bytes; the connection is closed.
     Close,
 }
 

@@ -1,6 +1,6 @@
 //! A TCP proxy that misbehaves on command: cuts, delays, stalls, refuses and swallows.
 //!
-//! It runs on a separate thread, so that a blocking test does not slow it down.
+//! The proxy runs on a separate thread, so that a blocking test does not slow it down.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -26,15 +26,15 @@ pub struct Following {
     pub heard: Instant,
     /// The server owes an answer: since when.
     asked: Option<Instant>,
-    /// It was closed, and not by the client.
+    /// The connection was closed, and not by the client.
     closed: Option<Instant>,
 }
 
 impl Following {
-    /// Longer than a client takes to connect again and to rely on what it reads.
+    /// Longer than a client takes to connect again and to rely on a read.
     const RECONNECTED: Duration = Duration::from_secs(2);
 
-    /// Whether it is not the client's doing that it hears nothing.
+    /// Whether the client gets no answer although it asked.
     pub fn is_kept_waiting(&self) -> bool {
         match self.closed {
             Some(at) => at.elapsed() < Self::RECONNECTED,
@@ -51,11 +51,11 @@ struct Control {
     opened: u64,
     /// Open connections are closed.
     cut: u64,
-    /// Open connections stay open, and nothing passes ever again.
+    /// Open connections stay open, and pass no bytes ever again.
     swallowed: u64,
-    /// Nothing passes until this ends; then the waiting bytes are forwarded.
+    /// No bytes pass until this ends; then the waiting bytes are forwarded.
     stalled: bool,
-    /// New ones are closed at once.
+    /// New connections are closed at once.
     refusing: bool,
     delay: Duration,
     ended: bool,
@@ -76,22 +76,22 @@ impl Proxy {
         Self { port, control, following, thread: Some(thread) }
     }
 
-    /// Closes every connection; new ones work.
+    /// Closes every connection; new connections work.
     pub fn cut(&self) {
         self.control.send_modify(|control| control.cut = control.opened);
     }
 
-    /// Every connection stays open and passes nothing; new ones work.
+    /// Every connection stays open and passes nothing; new connections work.
     pub fn swallow(&self) {
         self.control.send_modify(|control| control.swallowed = control.opened);
     }
 
-    /// Nothing passes, also over new connections, until [`Self::heal`].
+    /// No bytes pass, also over new connections, until [`Self::heal`].
     pub fn stall(&self) {
         self.control.send_modify(|control| control.stalled = true);
     }
 
-    /// Closes every connection, and new ones at once, until [`Self::heal`].
+    /// Closes every connection, and new connections at once, until [`Self::heal`].
     pub fn refuse(&self) {
         self.control.send_modify(|control| {
             control.cut = control.opened;
@@ -99,7 +99,7 @@ impl Proxy {
         });
     }
 
-    /// Whatever passes from now on takes this long.
+    /// Bytes that pass from now on take this long.
     pub fn delay(&self, delay: Duration) {
         self.control.send_modify(|control| control.delay = delay);
     }
@@ -112,13 +112,13 @@ impl Proxy {
         });
     }
 
-    /// Closes every connection; new ones go to another port.
+    /// Closes every connection; new connections go to another port.
     pub fn retarget(&self, target: u16) {
         self.control.send_modify(|control| control.target = target);
         self.cut();
     }
 
-    /// What has passed of a log that is followed; `None` before the first request.
+    /// The state of a log that is followed through this proxy; `None` before the first request.
     pub fn following(&self) -> Option<Following> {
         *self.following.lock().unwrap()
     }

@@ -1,4 +1,4 @@
-//! Tokens of the development issuer, right unless a test makes them wrong.
+//! Tokens of the development issuer, valid unless a test changes them.
 
 use doorward::dev::{AUDIENCE, DevIssuer, ISSUER};
 use serde_json::{Value, json};

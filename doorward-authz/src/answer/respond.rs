@@ -30,7 +30,7 @@ impl Respond {
 }
 
 impl Responder {
-    /// The refusal for a reason; `require`, `evidence` and `request` have what a challenge must tell.
+    /// The refusal for a reason; `require`, `evidence` and `request` provide the parameters of a challenge.
     #[must_use]
     pub fn refuse(
         &self,
@@ -58,7 +58,7 @@ impl Responder {
         Respond { status: class.status, headers, body: body.to_string() }
     }
 
-    /// The refusal, with 503, of a stream whose request is not at fault; both texts are fixed ones.
+    /// The refusal, with 503, of a stream whose request is not at fault; both texts are constants.
     #[must_use]
     pub fn refuse_stream(&self, reason: &'static str, message: &'static str) -> Respond {
         let class = Denial::InternalError.class();
@@ -86,7 +86,8 @@ impl Responder {
     ) -> Option<String> {
         let scheme = class.challenge?;
         let mut parameters = Vec::new();
-        // Clients that are led to the issuer ask it for what the rule wants (MCP, Scope Selection Strategy).
+        // Clients that follow the challenge to the issuer request the scopes of the rule there (MCP, Scope Selection
+        // Strategy).
         let leads = scheme == BEARER && self.resource.is_some();
         let metadata = self.resource.as_ref().filter(|_| leads).and_then(|resource| resource.metadata_url(request));
         // RFC 6750 section 3.1: no error code where no credentials were.
@@ -123,7 +124,7 @@ impl Responder {
     }
 }
 
-/// The class of a denial; the error of a proof that is refused says what the client has to do.
+/// The class of a denial; if a proof is refused, the error code names the client's next step.
 fn class_of(denial: Denial, evidence: &Evidence) -> Class {
     let class = denial.class();
     let error = match (denial.check(), evidence.proof.as_ref().map(|proof| proof.result)) {

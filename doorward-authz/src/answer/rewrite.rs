@@ -1,4 +1,4 @@
-//! What is changed of a request: names that are removed, and places that tokens are taken out of.
+//! The changes to a request: removed names, and places from which tokens are removed.
 
 use crate::rule::RequestView;
 use crate::token_source::TokenSource;
@@ -8,7 +8,7 @@ use crate::token_source::TokenSource;
 #[must_use]
 pub fn without_query(target: &str, names: &[String]) -> String {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    // What is empty behind the last `&` is no parameter to Envoy.
+    // Envoy does not count the empty text after a last `&` as a parameter.
     let query = query.strip_suffix('&').unwrap_or(query);
     let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let mut kept: Vec<_> = pairs.filter(|(name, _)| !names.iter().any(|removed| removed == name)).collect();
@@ -37,8 +37,8 @@ pub fn look_alikes(name: &str) -> Vec<String> {
     spellings
 }
 
-/// The `cookie` fields as one without these cookies; `None` if none of them was there. Empty, too, if what is
-/// left is no text, which cannot be sent on.
+/// The `cookie` fields joined into one without these cookies; `None` if none of them was there. Empty, too, if the
+/// rest is not UTF-8, because it could not be sent on.
 pub(super) fn cookies_without(request: &RequestView<'_>, sources: &[&TokenSource]) -> Option<String> {
     let withheld = |pair: &&[u8]| {
         let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii_end();

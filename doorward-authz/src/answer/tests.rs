@@ -76,8 +76,8 @@ fn challenges_lead_to_the_metadata_of_the_resource() {
     ] {
         assert_eq!(challenge(&responder, denial), expected);
     }
-    // Each challenge of the field has it: a client reads the one that it can use.
-    let both = challenge(&responder.asking_for_dpop(), Denial::MissingToken);
+    // Each challenge of the field has the parameter: a client reads only the challenge that it supports.
+    let both = challenge(&responder.with_dpop_challenge(), Denial::MissingToken);
     assert_eq!(both.matches(metadata).count(), 2, "{both}");
 }
 

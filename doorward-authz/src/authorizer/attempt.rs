@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::proof::Proof;
 use super::{
-    Authorizer, Decision, Evidence, Grant, KeyFetch, LockedOut, Needs, Outcome, Principal, Stop, StoreAnswer, View,
+    Authorizer, Decision, Evidence, Grant, KeyFetch, LockedOut, Needs, Outcome, Principal, Stop, StoreAnswer,
+    Verification, View,
 };
 use crate::claims::{ClaimSet, IssuerName, Timestamp};
 use crate::denial::Denial;
@@ -15,7 +16,7 @@ use crate::rule::{Access, OnStale, RequestView, Rule};
 use crate::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::token_source::Scheme;
 
-/// A request, the rule that it is decided by, and what the attempt has established so far.
+/// A request, the rule that decides it, and the facts established so far.
 pub(super) struct Attempt<'a> {
     pub(super) authorizer: &'a Authorizer,
     pub(super) rule: &'a Rule,
@@ -42,12 +43,13 @@ impl<'a> Attempt<'a> {
         Self { authorizer, rule, request, view, now, evidence: Evidence::default() }
     }
 
-    /// Decides, and on trial lets pass what the rule refuses.
+    /// Decides; in shadow mode lets a request pass that the rule refuses.
     pub(super) fn decide(mut self) -> (Outcome, Evidence) {
         let (granted, evidence) = match self.apply() {
             Err(Stop::Denied(denial)) if !self.rule.enforce => {
                 let shadowed = Some(denial);
-                // On trial is what the rule asks, not who asks: a good token goes on naming its user.
+                // Shadow mode suspends the rule's conditions, not the identification: a valid token still names its
+                // user.
                 let lenient = self.rule.without_conditions();
                 let mut again = Attempt { rule: &lenient, ..self };
                 let granted = match again.apply() {
@@ -108,7 +110,7 @@ impl<'a> Attempt<'a> {
         };
         granted.or_else(|stop| match stop {
             Stop::Denied(denial) if self.rule.ignores_bad_token && denial.is_about_token() => {
-                self.evidence.token = None; // It names nobody in this request.
+                self.evidence.token = None; // The ignored token names no user of this request.
                 Ok(Grant { ignored: Some(denial), ..Grant::anonymous() })
             }
             Stop::Denied(Denial::UnknownKey) if self.view.keys == Some(KeyFetch::Failed) => {
@@ -118,7 +120,7 @@ impl<'a> Attempt<'a> {
         })
     }
 
-    /// Only a token that is good and not revoked passes, beside others that ran out.
+    /// Only a valid token that is not revoked passes; expired tokens beside it are ignored.
     fn apply_strictly(&mut self) -> Result<Grant, Stop> {
         let Some(found) = self.authorizer.token_of(self.request, self.now)? else {
             return match self.rule.access {
@@ -136,14 +138,14 @@ impl<'a> Attempt<'a> {
         Ok(Grant { principal: Some(Principal { token, verified_at: self.now }), stale, ..Grant::anonymous() })
     }
 
-    /// A dead token must be able to ask for a new one, or to be signed out again: of several, each that verifies
-    /// counts, and the others are not asked for. Being signed out ends all of them.
+    /// An expired or revoked token must be able to ask for a new one, or to be signed out again: of several tokens,
+    /// each that verifies counts, and issuers are not asked about the others. A sign-out revokes all of them.
     fn apply_tolerantly(&mut self) -> Result<Grant, Stop> {
         let (authorizer, now) = (self.authorizer, self.now);
         let found = authorizer.tokens.find(self.request);
         let (mut verified, mut refused) = (Vec::new(), found.denial.map(Stop::Denied));
         for token in found.tokens() {
-            // Only one can be asked about, and the word on it must not be taken for another's.
+            // Only one token can be asked about, and the issuer's answer must not be applied to another.
             if !found.others.is_empty() && authorizer.is_asked_about(token.bearer()) {
                 continue;
             }
@@ -159,7 +161,7 @@ impl<'a> Attempt<'a> {
                 }
             }
         }
-        // The one that is alive is the caller's.
+        // The token that has neither expired nor been revoked is the caller's.
         let alive = |(Verified { issuer, token }, _): &(Verified<'_>, Proof)| {
             issuer.verify_again(token, now, Expiry::Refused).is_ok()
                 && self.view.index.find(token.targets(), token.issued_at()).is_none()
@@ -171,14 +173,15 @@ impl<'a> Attempt<'a> {
             };
             return match (refused, self.rule.access) {
                 (None, Access::Refresh) => Ok(Grant::anonymous()),
-                // Who comes without any token passes; a cookie that nobody can take away must not lock out.
+                // A request without any token passes here, so a refused cookie must not lock out a client that cannot
+                // delete it.
                 (Some(Stop::Denied(denial)), Access::Refresh) if found.only_cookies && denial.is_about_token() => {
                     self.evidence.token = None;
                     Ok(Grant { ignored: Some(denial), ..Grant::anonymous() })
                 }
                 (None, _) if found.first.is_none() => Err(Denial::MissingToken.into()),
-                // Of an opaque token that ran out, nothing is left to name whose it was; as little as of one
-                // that never was, which could as well have been left out.
+                // An expired opaque token no longer has a user to sign out; nor has one that was never valid, which
+                // the client might as well have omitted.
                 (None | Some(Stop::Denied(Denial::TokenInactive)), _) => {
                     Ok(Grant { sign_out: ended, ..Grant::anonymous() })
                 }
@@ -207,13 +210,13 @@ impl<'a> Attempt<'a> {
         Ok(Grant { principal: Some(Principal { token, verified_at: now }), sign_out, ..Grant::anonymous() })
     }
 
-    /// Reads a token and verifies it, or takes its issuer's word for it, or both.
+    /// Reads a token and verifies it, or asks its issuer about it, or both.
     fn verify(&mut self, bearer: BearerToken<'_>, expiry: Expiry) -> Result<Verified<'a>, Stop> {
         let (authorizer, now) = (self.authorizer, self.now);
         let opaque = authorizer.introspection.opaque.as_ref().filter(|_| is_opaque(bearer));
         if let Some(issuer) = opaque.and_then(|name| authorizer.issuer_named(name)) {
             self.evidence.issuer = Some(issuer.name.clone());
-            let token = issuer.vouch(bearer, self.word(&issuer.name)?, now, expiry);
+            let token = issuer.vouch(bearer, self.introspected_claims(&issuer.name)?, now, expiry);
             return Ok(Verified { issuer, token: token.map_err(|refusal| self.refused(refusal))? });
         }
         let remembered = authorizer.verified.find(bearer, &authorizer.issuers);
@@ -225,14 +228,14 @@ impl<'a> Attempt<'a> {
         } else {
             self.verify_anew(bearer, expiry)?
         };
-        // Who is about to leave, or to come back, need not be alive; and the dead are not asked about.
+        // A sign-out or a refresh does not need an active token, and the issuer is not asked about revoked ones.
         let asked = expiry == Expiry::Refused
             && authorizer.introspection.always.contains(&issuer.name)
             && self.view.index.find(token.targets(), token.issued_at()).is_none();
         if !asked {
             return Ok(Verified { issuer, token });
         }
-        let token = issuer.corroborate(token, self.word(&issuer.name)?, now);
+        let token = issuer.corroborate(token, self.introspected_claims(&issuer.name)?, now);
         Ok(Verified { issuer, token: token.map_err(|refusal| self.refused(refusal))? })
     }
 
@@ -247,6 +250,11 @@ impl<'a> Attempt<'a> {
         let has_nonce = unverified.header().has_nonce;
         let named = unverified.unverified_issuer().and_then(|iss| authorizer.issuer(&iss));
         self.evidence.issuer = named.as_ref().ok().map(|issuer| issuer.name.clone()).or(self.evidence.issuer.take());
+        match self.view.verification {
+            Verification::Deferred if named.is_ok() => return Err(Stop::Needs(Needs::Verification)),
+            Verification::Refused if named.is_ok() => return Err(Denial::Overloaded.into()),
+            _ => {}
+        }
         let verified = named.and_then(|issuer| Ok((issuer, issuer.verify(unverified, now, expiry)?)));
         let (issuer, token) = verified.map_err(|refusal| {
             let denial = self.refused(if has_nonce { refusal.and(FOR_MICROSOFT) } else { refusal });
@@ -268,8 +276,8 @@ impl<'a> Attempt<'a> {
     }
 
     /// The issuer's claims of an active token.
-    fn word(&self, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
-        match self.view.introspection_response.filter(|response| response.issuer == *issuer).map(|found| &found.said) {
+    fn introspected_claims(&self, issuer: &IssuerName) -> Result<&'a ClaimSet, Stop> {
+        match self.view.introspection_response.filter(|response| response.issuer == *issuer).map(|found| &found.state) {
             None => Err(Stop::Needs(Needs::Introspection(issuer.clone()))),
             Some(TokenState::Active(claims)) => Ok(claims),
             Some(TokenState::Inactive) => Err(Denial::TokenInactive.into()),
@@ -277,8 +285,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Refuses a revoked token, one that its issuer's status list refuses and, with `list: allow`, one that is not
-    /// registered; `Ok(true)` as [`Self::check_revocation`].
+    /// Refuses a revoked token, one that its issuer's status list refuses and, with `list: allow`, an unregistered one;
+    /// `Ok(true)` as [`Self::check_revocation`].
     fn check_lists(&mut self, token: &VerifiedToken) -> Result<bool, Stop> {
         let stale = self.check_revocation(token)? | self.check_status(token)?;
         if self.authorizer.freshness.allow_list {
@@ -287,7 +295,7 @@ impl<'a> Attempt<'a> {
         Ok(stale)
     }
 
-    /// Refuses a revoked token; `Ok(true)` if the view is too old to know for sure and the policy lets pass.
+    /// Refuses a revoked token; `Ok(true)` if the view is too old to be sure and the policy lets the request pass.
     fn check_revocation(&mut self, token: &VerifiedToken) -> Result<bool, Stop> {
         let (view, now) = (self.view, self.now);
         let mut hit = view.index.find(token.targets(), token.issued_at());
@@ -318,7 +326,7 @@ impl<'a> Attempt<'a> {
         };
         match (on_stale, view.answer) {
             (OnStale::Deny, _) => Err(Denial::RevocationsStale.into()),
-            // Before the first complete read nothing is known: that is not a stale view but none.
+            // Before the first complete read there is no view at all, which is worse than a stale one.
             (OnStale::Allow, _) if view.age.is_none() => Err(Denial::RevocationsStale.into()),
             (OnStale::Allow, _) => Ok(true),
             (OnStale::Lookup, None) => Err(Stop::Needs(Needs::Lookup(token.clone()))),
@@ -340,6 +348,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// What a `nonce` in the JOSE header means: the signature is over its digest, which Microsoft does not document.
+/// The meaning of a `nonce` in the JOSE header: the signature is over the nonce's digest, which Microsoft does not
+/// document.
 const FOR_MICROSOFT: &str = "the header has `nonce`: a token for Microsoft Graph or another service of Microsoft, which \
     only that service can verify; the client must request a scope of this API";

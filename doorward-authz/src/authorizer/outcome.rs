@@ -1,4 +1,4 @@
-//! What becomes of a decision, and what was established on the way.
+//! The outcome of a decision, and the facts established on the way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,18 +37,18 @@ impl Principal {
     }
 }
 
-/// What an allowed request is granted.
+/// The properties of an allowed request.
 #[derive(Clone, Debug)]
 pub struct Grant {
     /// `None` for a request that proved no identity.
     pub principal: Option<Principal>,
-    /// The revocations to record before the request is answered, and what follows.
+    /// The revocations to record before the request is answered, and the answer.
     pub sign_out: Option<(Vec<Revocation>, Then)>,
     /// The view was older than allowed and the policy lets pass.
     pub stale: bool,
     /// The refusal that a shadow rule did not enforce.
     pub shadowed: Option<Denial>,
-    /// Why the request's token counts as none.
+    /// Why the request's token counts as absent.
     pub ignored: Option<Denial>,
 }
 
@@ -66,24 +66,26 @@ pub enum Outcome {
     Needs(Needs),
 }
 
-/// What a decision cannot know by itself. Each is asked for at most once in a request.
+/// An input that the pure decision lacks. Each kind is fetched at most once in a request.
 #[derive(Clone, Debug)]
 pub enum Needs {
     /// This issuer's keys; without them the refusal is `UnknownKey`, or `KeysUnavailable` if it has none yet.
     Keys { issuer: IssuerName, refusal: Denial },
     /// This issuer's introspection response for the token.
     Introspection(IssuerName),
-    /// What the store has on this token's targets.
+    /// The store's entries for this token's targets.
     Lookup(VerifiedToken),
-    /// The status list at this URI: it is not held, or is stale, or ends before the token's place.
+    /// The status list at this URI: it is not stored, or is stale, or ends before the token's place.
     StatusList { issuer: IssuerName, uri: Arc<str> },
     /// Whether this proof was used before; from now on it is.
     Spending(Box<VerifiedProof>),
+    /// A turn to verify a signature.
+    Verification,
 }
 
 impl Needs {
     /// The number of kinds: the most that one request can need.
-    pub const KINDS: usize = 5;
+    pub const KINDS: usize = 6;
 
     /// The refusal if it cannot be fetched.
     #[must_use]
@@ -93,6 +95,7 @@ impl Needs {
             Self::Introspection(_) => Denial::IntrospectionUnavailable,
             Self::StatusList { .. } => Denial::RevocationsStale,
             Self::Lookup(_) | Self::Spending(_) => Denial::StoreUnavailable,
+            Self::Verification => Denial::Overloaded,
         }
     }
 }
@@ -107,7 +110,7 @@ impl Outcome {
         }
     }
 
-    /// What refuses the request; one that still needs something is refused as if that had failed.
+    /// The reason for a refusal; an outcome that still needs something is refused as if fetching that had failed.
     #[must_use]
     pub const fn denial(&self) -> Option<Denial> {
         match self {
@@ -118,21 +121,21 @@ impl Outcome {
     }
 }
 
-/// What was established on the way; kept for metadata, logs and explanations, whatever the outcome.
+/// The facts established on the way; kept for metadata, logs and explanations, whatever the outcome.
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     pub api_client: Option<Arc<str>>,
-    /// The issuer whose `iss` the token names.
+    /// The issuer that the token's `iss` names.
     pub issuer: Option<IssuerName>,
     pub token: Option<VerifiedToken>,
-    /// What is wrong with the token that was refused first, for an operator.
+    /// The fault of the first refused token, for an operator.
     pub detail: Option<Box<str>>,
-    /// Whether the token was among those that were verified before; `None` if that was not asked.
+    /// Whether the token was in the cache of verified tokens; `None` if the cache was not consulted.
     pub remembered: Option<bool>,
     pub hit: Option<Hit>,
-    /// What was hit reaches into the future.
+    /// The watermark of the matching revocation, if it lies in the future.
     pub locked_out: Option<LockedOut>,
-    /// What the request's proof came to; `None` if none was looked at.
+    /// The result of the request's proof; `None` if no proof was examined.
     pub proof: Option<ProofEvidence>,
     /// Whether the token stands behind the scheme `DPoP`, or is bound to a key.
     pub is_dpop: bool,
@@ -154,7 +157,7 @@ pub struct Decision<'a> {
 }
 
 impl Decision<'_> {
-    /// Refuses what was decided otherwise; a rule on trial only counts it.
+    /// Replaces the outcome with a refusal; a rule in shadow mode only records it.
     pub fn refuse(&mut self, denial: Denial) {
         self.outcome = match &self.outcome {
             Outcome::Allowed(grant) if !self.rule.enforce => {

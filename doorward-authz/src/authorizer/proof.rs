@@ -8,9 +8,9 @@ use crate::dpop::{self, BadProof, Expected, ProofUse, Spending, VerifiedProof};
 use crate::token::{TrustedIssuer, VerifiedToken};
 use crate::token_source::{FoundToken, Scheme};
 
-/// A token whose sender may use it.
+/// A token whose sender is permitted to use it.
 ///
-/// It can only be had from [`Attempt::spend`].
+/// Only [`Attempt::spend`] returns one.
 #[derive(Clone, Debug)]
 pub(super) struct ProvedToken {
     token: VerifiedToken,
@@ -40,11 +40,11 @@ pub enum ProofResult {
     Accepted,
     Missing,
     Invalid,
-    /// It is valid, and was used before.
+    /// The proof is valid, and was used before.
     Replayed,
-    /// It has no nonce, or an old one.
+    /// The proof has no nonce, or an old one.
     Nonce,
-    /// It is not known whether it was used before.
+    /// Whether the proof was used before cannot be determined.
     Unknown,
 }
 
@@ -194,7 +194,7 @@ impl Attempt<'_> {
             nonces: authorizer.nonces.as_deref(),
             forgotten: view.index.forgotten(),
         };
-        // The result for the same request before it was known whether the proof was used.
+        // The result for the same request from the attempt before the store was asked about the proof.
         if let Some((known, _)) = view.proof.filter(|(known, _)| known.is_of(field, &expected)) {
             return Ok(known.clone());
         }
@@ -211,7 +211,7 @@ impl Attempt<'_> {
         self.authorizer.nonces.as_ref()?.issue(self.now).map(Into::into)
     }
 
-    /// Refuses a proof that was used before; what is not known is asked for, last of all.
+    /// Refuses a proof that was used before; if that is open, asks the store, after all other needs.
     pub(super) fn spend(&mut self, proof: &Proof, token: VerifiedToken) -> Result<ProvedToken, Stop> {
         let Proof::Dpop(proof) = proof else { return Ok(ProvedToken { token, by_dpop: false }) };
         let (result, denial) = match self.view.proof.filter(|(known, _)| known.id() == proof.id()) {

@@ -14,7 +14,7 @@ impl Attempt<'_> {
     /// Refuses a token that the list revokes or suspends; `Ok(true)` if the list is too old to know for sure and the
     /// policy lets pass.
     ///
-    /// A list that was never held is asked for, whatever the policy: there is no view that could be stale. A value that
+    /// A list that was never stored is asked for, whatever the policy: there is no view that could be stale. A value that
     /// refuses does so however old the list is.
     pub(super) fn check_status(&mut self, token: &VerifiedToken) -> Result<bool, Stop> {
         let Some(reference) = token.status() else { return Ok(false) }; // Nearly always.
@@ -23,13 +23,13 @@ impl Attempt<'_> {
         let Some(policy) = &issuer.status_list else { return Ok(false) };
         let (view, now) = (self.view, self.now);
         let needs = || Stop::Needs(Needs::StatusList { issuer: issuer.name.clone(), uri: reference.uri.clone() });
-        let held = view.status_lists.and_then(|lists| lists.find(&issuer.name, &reference.uri, view.uptime));
-        let Some(held) = held else {
+        let stored = view.status_lists.and_then(|lists| lists.find(&issuer.name, &reference.uri, view.uptime));
+        let Some(stored) = stored else {
             return Err(view.status_list.map_or_else(needs, |_| Denial::RevocationsStale.into()));
         };
-        let Some(value) = held.list.value(reference.index) else {
+        let Some(value) = stored.list.value(reference.index) else {
             // The issuer may have made the list longer since.
-            let (index, entries) = (reference.index, held.list.entries());
+            let (index, entries) = (reference.index, stored.list.entries());
             return Err(match view.status_list {
                 None => needs(),
                 Some(ListFetch::Failed) => Denial::RevocationsStale.into(),
@@ -44,7 +44,7 @@ impl Attempt<'_> {
             Status::Suspended => return Err(self.refused_by_list(Denial::Suspended, value)),
             Status::Revoked => return Err(self.refused_by_list(Denial::Revoked, value)),
         }
-        if held.is_fresh(policy.max_stale, issuer.leeway, view.uptime, now) {
+        if stored.is_fresh(policy.max_stale, issuer.leeway, view.uptime, now) {
             return Ok(false);
         }
         match (self.rule.on_stale.unwrap_or(authorizer.freshness.on_stale), view.status_list) {

@@ -1,4 +1,4 @@
-//! What a decision is made with, beside the configuration.
+//! The input of a decision, beside the configuration.
 
 use std::time::Duration;
 
@@ -13,22 +13,24 @@ use crate::status_list::StatusLists;
 pub struct View<'a> {
     pub index: &'a RevocationIndex,
     /// The time since the start of the last completed read; `None` before the first, and
-    /// [`Duration::MAX`] while a view that lost track is put right.
+    /// [`Duration::MAX`] while a gap in the view is being repaired.
     pub age: Option<Duration>,
-    /// The store's time; `None` for a store without a clock of its own.
+    /// The store's time; `None` for a store without a separate clock.
     pub store_clock: Option<Timestamp>,
     /// Whether the keys that this request needs were fetched; `None` before that was tried.
     pub keys: Option<KeyFetch>,
-    /// What the store said when it was asked for this very request.
+    /// The store's answer for this very request.
     pub answer: Option<StoreAnswer>,
-    /// What the issuer said when it was asked about this very token, now or a moment ago.
+    /// The issuer's response about this very token, new or cached.
     pub introspection_response: Option<&'a IntrospectionResponse>,
-    /// The status lists that are held; `None`: none can be.
+    /// The stored status lists; `None`: there can be none.
     pub status_lists: Option<&'a StatusLists>,
     /// The monotonic clock by which lists grow old.
     pub uptime: Duration,
     /// Whether the status list that this request needs was fetched; `None` before that was tried.
     pub status_list: Option<ListFetch>,
+    /// Whether a token that was not seen before may be verified now.
+    pub verification: Verification,
     /// The proof of this very request, and whether it was used before.
     pub proof: Option<(&'a VerifiedProof, Spending)>,
 }
@@ -47,15 +49,27 @@ impl<'a> View<'a> {
             status_lists: None,
             uptime: Duration::ZERO,
             status_list: None,
+            verification: Verification::Allowed,
             proof: None,
         }
     }
 }
 
+/// Whether the calling thread may verify a signature.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Verification {
+    #[default]
+    Allowed,
+    /// The decision needs its turn first.
+    Deferred,
+    /// The turn did not come in time.
+    Refused,
+}
+
 /// The end of an attempt to fetch an issuer's keys for one request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum KeyFetch {
-    /// The issuer's keys are those that the authorizer has now.
+    /// The authorizer now has the issuer's current keys.
     Fetched,
     /// The provider was not asked, or did not answer in time: the token's key may be a new one.
     Failed,
@@ -73,9 +87,9 @@ pub enum ListFetch {
 /// The store's answer to a lookup of one token's targets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum StoreAnswer {
-    /// Nothing revokes the token, and with `list: allow` it is registered.
+    /// The token is not revoked, and with `list: allow` it is registered.
     Clear,
-    /// Nothing revokes the token, and it is not registered.
+    /// The token is not revoked, and it is not registered.
     Unregistered,
     Hit(Hit),
     Unavailable,

@@ -140,7 +140,7 @@ fn plain_text(json: &str) -> Option<&str> {
     Some(&json[1..json.len() - 1]).filter(|text| !text.contains('\\'))
 }
 
-/// Whether the text of a value, whose end is known, is valid.
+/// Whether the text of a value is valid; its end was found already.
 fn is_sound(json: &str) -> bool {
     plain_text(json).is_some() || value_of(json).is_ok()
 }

@@ -3,7 +3,7 @@
 /// Declares the checks, in the order in which a decision makes them, each with its name in explanations.
 macro_rules! checks {
     ($($check:ident = $name:literal,)+) => {
-        /// A check of a decision. Earlier ones are less than later ones.
+        /// A check of a decision. The order is that of the checks.
         #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
         pub enum Check {
             $($check,)+

@@ -8,8 +8,8 @@ use super::ProofId;
 
 /// The recently used proofs.
 ///
-/// Nothing is evicted, or a client could make a proof usable again by sending many others: while the memory is full,
-/// proofs are refused. Only a client with a valid token and proof adds entries.
+/// Entries are never evicted, or a client could make a proof usable again by sending many others: while the memory is
+/// full, proofs are refused. Only a client with a valid token and proof adds entries.
 #[derive(Default)]
 pub struct SpentProofs(Mutex<Memory>);
 
@@ -30,7 +30,7 @@ struct Spent {
 pub enum Spending {
     First,
     Again,
-    /// Not known.
+    /// Not determined.
     Unknown,
 }
 

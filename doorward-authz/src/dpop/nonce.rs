@@ -1,5 +1,5 @@
-//! Nonces for proofs (RFC 9449 section 8): each contains its time of issue under a seal, so that none is stored
-//! and every instance with the same secret accepts those of the others.
+//! Nonces for proofs (RFC 9449 section 8): each contains its time of issue under a seal, so that nonces need no
+//! storage, and every instance with the same secret accepts those of the others.
 
 use aws_lc_rs::hmac;
 use base64::Engine;

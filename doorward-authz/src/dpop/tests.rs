@@ -17,7 +17,7 @@ const NOW: i64 = 1_700_000_000;
 const POLICY: DpopPolicy =
     DpopPolicy { window: Duration::from_secs(60), nonce: false, replay: ReplayPolicy::Shared { or_local: false } };
 
-/// A client with a key of its own.
+/// A client with its own key.
 struct Client {
     key: EcdsaKeyPair,
     jwk: Value,

@@ -1,6 +1,6 @@
 //! The algorithms of signatures, and their names.
 
-/// How a signature is checked (RFC 7518 section 3.1, RFC 8037 section 3.1); there is no `none`.
+/// The algorithm of a signature (RFC 7518 section 3.1, RFC 8037 section 3.1); `none` does not exist here.
 ///
 /// Not the type of `jsonwebtoken`, which has no ES512 (version 12).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -20,7 +20,7 @@ pub enum Algorithm {
     EdDSA,
 }
 
-/// The asymmetric algorithms: what an issuer may use unless its configuration says otherwise.
+/// The asymmetric algorithms: the default of an issuer's configuration.
 ///
 /// A key that names no `alg` verifies the first of the issuer's algorithms that fits it.
 pub const ASYMMETRIC: [Algorithm; 10] = [

@@ -1,4 +1,4 @@
-//! One key of a set, read as strictly as its signatures are checked.
+//! One key of a set, parsed as strictly as its signatures are checked.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,20 +23,20 @@ pub struct Key {
     digest: KeyDigest,
 }
 
-/// Tells a key from another of the same `kid`: the beginning of a SHA-256 of its algorithm and the public key, of a
-/// secret that of an HMAC made with it. The same in every process.
+/// Distinguishes keys with the same `kid`: the beginning of a SHA-256 of the algorithm and the public key, or of an
+/// HMAC made with a secret. The same in every process.
 pub type KeyDigest = [u8; 16];
 
-/// Read once, when the key set is: reading a key costs a third of what verifying with it does.
+/// Parsed once, with the key set: parsing a key costs a third of a verification.
 #[derive(Clone)]
 pub(super) enum Material {
-    /// Knows its algorithm, and which sizes and encodings of a signature that allows.
+    /// Includes the algorithm, and so the accepted sizes and encodings of a signature.
     Public(ParsedPublicKey),
     Secret(Box<hmac::Key>),
 }
 
-/// Public keys are equal when they verify the same. A secret is equal to none, not even itself: that only
-/// costs another verification, and nobody compares secrets byte by byte.
+/// Public keys are equal when they verify the same. A secret is never equal, not even to itself: that only costs
+/// another verification, and secrets are not compared byte by byte.
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
         let same = match (&self.material, &other.material) {
@@ -97,7 +97,7 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A `kid`; one that is null or empty is absent, and a whole number, which some providers write, counts as its text.
+/// A `kid`; null and empty text count as absent, and a whole number, which some providers write, counts as its text.
 pub(super) fn key_id(id: &Value) -> Result<Option<String>, RejectedKey> {
     match id {
         Value::Null => Ok(None),
@@ -109,7 +109,7 @@ pub(super) fn key_id(id: &Value) -> Result<Option<String>, RejectedKey> {
 
 pub(super) fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, RejectedKey> {
     let jwk = jwk.as_object().ok_or(RejectedKey::Malformed)?;
-    // What is null or empty is absent.
+    // Null and empty text count as absent.
     let text = |name: &str| match jwk.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
@@ -119,8 +119,8 @@ pub(super) fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Rej
         let text = text(name)?.ok_or(RejectedKey::Malformed)?;
         decode(text).ok_or(RejectedKey::Malformed)
     };
-    // RFC 7517 sections 4.2 and 4.3: a key published for something else must not verify tokens.
-    // SPIFFE writes its own word for those of tokens (JWT-SVID section 4.2).
+    // RFC 7517 sections 4.2 and 4.3: a key published for another use must not verify tokens. SPIFFE has its own value
+    // for keys of tokens (JWT-SVID section 4.2).
     if text("use")?.is_some_and(|usage| !["sig", "jwt-svid"].contains(&usage)) {
         return Err(RejectedKey::NotForSignatures);
     }
@@ -134,7 +134,7 @@ pub(super) fn read_key(jwk: &Value, algorithms: &[Algorithm]) -> Result<Key, Rej
             return Err(RejectedKey::NotForSignatures);
         }
     }
-    // RFC 7518 sections 6.2.2 and 6.3.2: with these members it signs, and whoever reads the set has them.
+    // RFC 7518 sections 6.2.2 and 6.3.2: a key with these members can sign, and every reader of the set has it.
     if ["d", "p", "q", "dp", "dq", "qi", "oth"].iter().any(|name| jwk.get(*name).is_some_and(|value| !value.is_null()))
     {
         return Err(RejectedKey::Secret);

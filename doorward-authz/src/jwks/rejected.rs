@@ -60,7 +60,7 @@ pub struct LeftOut {
     pub(super) id: Option<String>,
 }
 
-/// `malformed (kid `k`)`, or by its place where it has no `kid`.
+/// `malformed (kid `k`)`, or the key's place if it has no `kid`.
 impl fmt::Display for LeftOut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.id {

@@ -20,7 +20,7 @@ pub(super) fn check_rsa(modulus: &[u8], exponent: &[u8]) -> Result<(), RejectedK
 
 /// Whether a modulus has the fingerprint of CVE-2017-15361: its private key can be computed from it.
 ///
-/// Such a modulus is a power of 65537 modulo each of these primes; another one is with a probability of
+/// Such a modulus is a power of 65537 modulo each of these primes; any other modulus is one with a probability of
 /// 2^-30.
 fn is_roca(modulus: &[u8]) -> bool {
     const PRIMES: [u32; 38] = [

@@ -1,7 +1,7 @@
 //! Records one after the other, in blocks that are never moved.
 //!
-//! One growing vector would be copied repeatedly, with readers waiting, and leave unused memory: a
-//! million revocations took 10 to 20 MB more.
+//! A single growing vector would be copied repeatedly, with readers waiting, and leave unused memory: a million
+//! revocations took 10 to 20 MB more.
 
 use super::record::Record;
 

@@ -1,10 +1,11 @@
-//! What is left of a revocation that was forgotten: until when its tokens were alive.
+//! The trace of forgotten revocations: until when their tokens were valid.
 //!
-//! A token that had expired when its revocation was forgotten is alive again when the wall clock is set back, and must stay
-//! expired. Tokens that are issued after that must not: they may end before the same instant. They are told apart by
-//! their date. A revocation was learnt in an era, between two steps of the wall clock, and was held for longer than a
-//! token lives. A token that it refused was alive by the clock of that era, so it was dated no earlier than the longest
-//! life of a token before the era began; else it was dead by every clock that has not been ahead since.
+//! A token that had expired when its revocation was forgotten is valid again when the wall clock is set back, and must
+//! stay expired. Tokens that are issued later must not stay expired, although they may end before the same instant:
+//! their date distinguishes them. A revocation was applied in an era, between two steps of the wall clock, and was
+//! kept for longer than a token lives. A token that it refused was valid by the clock of that era, so it was dated no
+//! earlier than the longest life of a token before the era began; otherwise it had expired by every clock that has not
+//! been ahead since.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use crate::claims::Timestamp;
 
-/// The ends of revocations that are not known any more.
+/// The ends of forgotten revocations.
 #[derive(Debug, Default)]
 pub struct Forgotten {
     /// The latest of them, in whole seconds since 1970.
@@ -20,7 +21,7 @@ pub struct Forgotten {
     course: RwLock<Course>,
 }
 
-/// How the wall clock has gone, by the clock that nobody sets.
+/// The steps of the wall clock, observed by the monotonic clock.
 #[derive(Debug, Default)]
 struct Course {
     last: Option<(Timestamp, Duration)>,
@@ -32,10 +33,10 @@ struct Course {
 struct Era {
     /// The first second of uptime.
     began: u32,
-    /// What the wall clock showed then.
+    /// The wall clock at that time.
     showed: Timestamp,
-    /// The tokens that may have been refused by what was learnt in this era and is forgotten: dated from the first
-    /// instant on, dead by the second.
+    /// The tokens that a forgotten revocation of this era may have refused: dated from the first instant on, expired
+    /// by the second.
     dated_from: Timestamp,
     over_by: u32,
 }
@@ -43,13 +44,13 @@ struct Era {
 impl Forgotten {
     /// A smaller step is an adjustment.
     const STEP: Duration = Duration::from_secs(1);
-    /// What is known at the first look was learnt no longer ago than this.
+    /// The greatest age of revocations that are applied before the first reading of the clock.
     const BEFORE: Duration = Duration::from_secs(60);
-    /// Of more eras, the oldest count as one.
+    /// If there are more eras, the oldest count as one.
     const MAX_ERAS: usize = 16;
 
-    /// The instant by which tokens that were dated then may have been refused for a reason that is forgotten;
-    /// `None`: whenever they were dated. 1970 if none was.
+    /// The latest end of tokens with this date that a forgotten revocation may have refused; `None`: with any date.
+    /// 1970 if there are no such tokens.
     #[must_use]
     pub fn up_to(&self, issued_at: Option<Timestamp>) -> Timestamp {
         if self.is_empty() {
@@ -67,14 +68,14 @@ impl Forgotten {
         Timestamp::from_secs(i64::from(self.latest.load(Ordering::Acquire)))
     }
 
-    /// Whether everything that was ever learnt is known.
+    /// Whether no revocation was forgotten.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.latest.load(Ordering::Acquire) == 0
     }
 
-    /// Looks at the wall clock; a step of it begins an era. What was learnt since the look before counts to the era of
-    /// which the dates are earlier.
+    /// Reads the wall clock; a step of it begins an era. Revocations since the previous reading count to the era with
+    /// the earlier dates.
     pub(super) fn look(&self, now: Timestamp, uptime: Duration) {
         let mut course = self.course.write().unwrap_or_else(PoisonError::into_inner);
         let before = course.last.replace((now, uptime));
@@ -100,8 +101,8 @@ impl Forgotten {
         }
     }
 
-    /// A revocation that was learnt in this second of uptime is about to be forgotten; its tokens are over by an instant,
-    /// and live for `life` at most.
+    /// Records that a revocation from this second of uptime is about to be forgotten; its tokens have expired by
+    /// `over_by`, and live for `life` at most.
     pub(super) fn note(&self, learnt: u32, over_by: u32, life: Duration) {
         let mut course = self.course.write().unwrap_or_else(PoisonError::into_inner);
         let at = course.eras.partition_point(|era| era.began <= learnt).saturating_sub(1);
@@ -122,7 +123,7 @@ impl Forgotten {
         self.course.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whatever was over by then.
+    /// Every token that had expired by then.
     #[cfg(test)]
     pub(crate) fn all_up_to(over_by: Timestamp) -> Self {
         let forgotten = Self::default();
@@ -142,7 +143,7 @@ mod tests {
         Timestamp::from_secs(second)
     }
 
-    /// A clock that is an hour ahead from the 100th second on, and is put right after the 200th.
+    /// A clock that is an hour ahead from the 100th second on, and is corrected after the 200th.
     fn an_hour_ahead(learnt: u32, over_by: u32) -> Forgotten {
         let forgotten = Forgotten::default();
         for second in (0..=300_u32).step_by(10) {

@@ -1,4 +1,4 @@
-//! Every revocation that this process knows, for decisions.
+//! Every revocation that this process applies, for decisions.
 
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -22,7 +22,7 @@ use crate::claims::{IssuerName, Timestamp};
 pub struct RevocationIndex {
     hasher: DefaultHashBuilder,
     shards: Box<[RwLock<Shard>]>,
-    /// A bit for each kind of which a target was ever applied: lookups skip the others.
+    /// A bit for each kind with an applied target: lookups skip the other kinds.
     kinds: AtomicU8,
     /// Locked before a shard, or without one.
     notes: Notes,
@@ -74,7 +74,7 @@ impl RevocationIndex {
     pub fn apply(&self, revocation: &Revocation, uptime: Duration) -> bool {
         let bit = bit(revocation.target.kind);
         if self.kinds.load(Ordering::Relaxed) & bit == 0 {
-            self.kinds.fetch_or(bit, Ordering::Release); // Before a decision can miss what comes.
+            self.kinds.fetch_or(bit, Ordering::Release); // Set first, so that no decision misses the target.
         }
         let hash = self.hash(&revocation.target);
         let taught = write(self.shard(hash)).merge(&self.hasher, hash, revocation, uptime);
@@ -113,7 +113,7 @@ impl RevocationIndex {
     /// longer than `hold`, so all tokens of a target that was held for `hold` have expired by any clock.
     pub fn purge(&self, now: Timestamp, leeway: Duration, uptime: Duration, hold: Duration) -> usize {
         if now > Timestamp::default() {
-            self.forgotten.look(now, uptime); // Else nobody knows the time.
+            self.forgotten.look(now, uptime); // Otherwise the time is unknown.
         }
         let Some(learnt) = uptime.checked_sub(hold) else { return 0 };
         let seconds = |seconds: i64| u32::try_from(seconds.max(0)).unwrap_or(u32::MAX);
@@ -157,7 +157,7 @@ impl RevocationIndex {
         counts
     }
 
-    /// Every revocation known, one shard at a time.
+    /// Every revocation in the index, one shard at a time.
     pub fn revocations(&self) -> impl Iterator<Item = Revocation> + '_ {
         self.entries().filter(|entry| entry.target.kind != Kind::Registration)
     }
@@ -265,7 +265,7 @@ impl Shard {
         before - self.places.len()
     }
 
-    /// Rewrites the records, without deletable ones and without garbage.
+    /// Rewrites the records, without the deletable ones and the garbage.
     fn compact(&mut self, hasher: &DefaultHashBuilder, may_go: impl Fn(Record<'_>) -> bool) {
         let mut next = Self { issuers: std::mem::take(&mut self.issuers), ..Self::default() };
         for record in self.places.iter().map(|place| self.arena.record(*place)) {
@@ -301,8 +301,8 @@ fn hash_of(hasher: &DefaultHashBuilder, issuers: &Names, record: Record<'_>) -> 
     hash(hasher, issuers.name(record), record.kind(), record.id_parts())
 }
 
-/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so the latter must be a whole
-/// second back: nothing is deleted early.
+/// The bounds of deletion. A record's `expires` is rounded up and its `learnt` down, so `learnt` must be a whole
+/// second back, lest a target be deleted early.
 #[derive(Clone, Copy)]
 struct Limits {
     expires: u32,

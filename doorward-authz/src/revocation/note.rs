@@ -74,7 +74,7 @@ impl Notes {
     /// The memory of an entry beside its text, rounded up.
     const ENTRY: usize = 200;
 
-    /// Keeps the note of a revocation, unless there is a note of one that revokes more, or was first.
+    /// Keeps the note of a revocation, unless there is already a note of a wider or an earlier one.
     ///
     /// The result does not depend on the order of the notes.
     pub(super) fn keep(&self, revocation: &Revocation) {

@@ -75,8 +75,8 @@ impl TargetId {
 
     /// The digest that a text denotes, if it has that form.
     ///
-    /// Such a text may denote a digest or be the value of a claim. If it is the value of a claim, both readings
-    /// refuse the token.
+    /// A text in the form of a digest may denote a digest or be the value of a claim. If it is the value of a claim,
+    /// both readings refuse the token.
     #[must_use]
     pub fn written_digest(text: &str) -> Option<Self> {
         let digits = text.strip_prefix(Self::HASHED).filter(|digits| digits.len() == 64)?;

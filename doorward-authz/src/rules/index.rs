@@ -111,7 +111,7 @@ fn literal_beginning(pattern: &Hir) -> String {
     }
     for part in &parts[1..] {
         match part.kind() {
-            HirKind::Look(_) => {} // It matches no characters.
+            HirKind::Look(_) => {} // An assertion matches no characters.
             HirKind::Literal(literal) => match std::str::from_utf8(&literal.0) {
                 Ok(literal) => text.push_str(literal),
                 Err(_) => break,

@@ -54,7 +54,7 @@ pub const REQUESTED: [&str; 10] = [
 ];
 
 impl Effect {
-    /// `None` for an event without an effect, known or not.
+    /// `None` for an unknown event, and for one without an effect.
     #[must_use]
     pub fn of(uri: &str) -> Option<Self> {
         EVENTS.iter().find(|(base, name, _)| uri.strip_prefix(base) == Some(*name)).map(|(_, _, effect)| *effect)

@@ -20,16 +20,16 @@ pub struct SubjectFormats {
 /// Why a subject has no target.
 #[derive(Debug)]
 pub enum Unmapped {
-    /// It has no name that can be mapped to tokens.
+    /// The subject has no name that can be mapped to tokens.
     Nobody,
-    /// It names a user of the issuer, but not by the claims of its tokens.
+    /// The subject names a user of the issuer, but not by the claims of its tokens.
     NamedOtherwise(Refusal),
 }
 
 /// The issuers whose subject names a message may use.
 struct Namer<'a> {
     formats: SubjectFormats,
-    /// The sender, whose `sub` the name may be as well as the target's.
+    /// The sender's `iss`, if the message may name a subject of the sender as well as of the target.
     sender: Option<&'a str>,
     target: &'a TrustedIssuer,
 }

@@ -1,4 +1,4 @@
-//! The lists that this process holds, for decisions.
+//! The lists that this process has, for decisions.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,14 +17,14 @@ pub struct StatusLists {
 }
 
 struct Entry {
-    held: HeldList,
+    stored: StoredList,
     /// The reading at the last look, in milliseconds.
     used: AtomicU64,
 }
 
 /// A verified list.
 #[derive(Clone, Debug)]
-pub struct HeldList {
+pub struct StoredList {
     pub list: Arc<StatusList>,
     pub issued_at: Timestamp,
     /// The end of its validity as its issuer wrote it.
@@ -33,8 +33,8 @@ pub struct HeldList {
     pub fetched: Duration,
 }
 
-impl HeldList {
-    /// Whether the list tells the present status: fetched within `max_stale`, and not expired.
+impl StoredList {
+    /// Whether the list is current: fetched within `max_stale`, and not expired.
     #[must_use]
     pub fn is_fresh(&self, max_stale: Duration, leeway: Duration, uptime: Duration, now: Timestamp) -> bool {
         uptime.saturating_sub(self.fetched) <= max_stale && self.expires_at.is_none_or(|at| now < at.plus(leeway))
@@ -44,24 +44,24 @@ impl HeldList {
 impl StatusLists {
     /// The list of an issuer at this URI; notes its use.
     #[must_use]
-    pub fn find(&self, issuer: &IssuerName, uri: &str, uptime: Duration) -> Option<HeldList> {
+    pub fn find(&self, issuer: &IssuerName, uri: &str, uptime: Duration) -> Option<StoredList> {
         let lists = self.lists.read().unwrap_or_else(PoisonError::into_inner);
         let entry = lists.get(issuer)?.get(uri)?;
         entry.used.store(millis(uptime), Ordering::Relaxed);
-        Some(entry.held.clone())
+        Some(entry.stored.clone())
     }
 
-    /// Holds a list, instead of the one that is held; `false`, and nothing changes, if that one was issued later: a
+    /// Stores a list, instead of the one that is stored; `false`, and nothing changes, if that one was issued later: a
     /// cache on the way may have returned an old copy, which would take a revocation back.
-    pub fn hold(&self, issuer: &IssuerName, uri: &Arc<str>, held: HeldList) -> bool {
+    pub fn store(&self, issuer: &IssuerName, uri: &Arc<str>, stored: StoredList) -> bool {
         let mut lists = self.lists.write().unwrap_or_else(PoisonError::into_inner);
         let of_issuer = lists.entry(issuer.clone()).or_default();
         match of_issuer.get_mut(uri) {
-            Some(known) if known.held.issued_at > held.issued_at => return false,
-            Some(known) => known.held = held,
+            Some(known) if known.stored.issued_at > stored.issued_at => return false,
+            Some(known) => known.stored = stored,
             None => {
-                let used = AtomicU64::new(millis(held.fetched));
-                of_issuer.insert(uri.clone(), Entry { held, used });
+                let used = AtomicU64::new(millis(stored.fetched));
+                of_issuer.insert(uri.clone(), Entry { stored, used });
             }
         }
         true

@@ -122,14 +122,14 @@ fn a_value_without_a_configured_meaning_refuses() {
 fn an_older_list_does_not_replace_a_newer_one() {
     let (lists, issuer) = (StatusLists::default(), IssuerName::parse("main").unwrap());
     let uri: Arc<str> = "https://idp.test/1".into();
-    let held = |issued_at: i64, fetched: u64, invalid: u32| HeldList {
+    let stored = |issued_at: i64, fetched: u64, invalid: u32| StoredList {
         list: Arc::new(StatusList::of_invalid(8, [invalid])),
         issued_at: Timestamp::from_secs(issued_at),
         expires_at: Some(Timestamp::from_secs(1_000)),
         fetched: Duration::from_secs(fetched),
     };
-    assert!(lists.hold(&issuer, &uri, held(10, 1, 5)));
-    assert!(!lists.hold(&issuer, &uri, held(9, 2, 6)));
+    assert!(lists.store(&issuer, &uri, stored(10, 1, 5)));
+    assert!(!lists.store(&issuer, &uri, stored(9, 2, 6)));
     let now = Timestamp::from_secs(500);
     let find = |uptime: u64| lists.find(&issuer, &uri, Duration::from_secs(uptime)).unwrap();
     assert_eq!(find(3).list.value(5), Some(StatusValue(1)));
@@ -137,7 +137,7 @@ fn an_older_list_does_not_replace_a_newer_one() {
         find(uptime).is_fresh(Duration::from_secs(60), Duration::from_secs(30), Duration::from_secs(uptime), now)
     };
     assert!(is_fresh(61, now) && !is_fresh(62, now), "counted from the request that brought it");
-    assert!(lists.hold(&issuer, &uri, held(10, 50, 5)));
+    assert!(lists.store(&issuer, &uri, stored(10, 50, 5)));
     assert!(is_fresh(110, now) && !is_fresh(111, now));
     assert!(is_fresh(60, Timestamp::from_secs(1_029)) && !is_fresh(60, Timestamp::from_secs(1_030)));
     assert_eq!(lists.of(&issuer), [(uri.clone(), Duration::from_secs(60))]);

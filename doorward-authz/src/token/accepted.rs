@@ -58,7 +58,7 @@ pub struct TokenTypes(Vec<String>);
 impl TokenTypes {
     /// The first name that may never be allowed is returned as an error.
     pub fn new(names: &[String]) -> Result<Self, String> {
-        let foreign = |name: &str| matches!(TokenUse::of_word(name), Some(TokenUse::Refresh | TokenUse::Message));
+        let foreign = |name: &str| matches!(TokenUse::of_value(name), Some(TokenUse::Refresh | TokenUse::Message));
         match names.iter().find(|name| foreign(name)) {
             Some(foreign) => Err(foreign.clone()),
             None => Ok(Self(names.iter().map(|name| media_type(name)).collect())),

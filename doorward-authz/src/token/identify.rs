@@ -1,4 +1,4 @@
-//! Whom a token names, and by what it can be revoked.
+//! The identity that a token names, and the targets that revoke it.
 
 use serde_json::Value;
 
@@ -62,7 +62,7 @@ impl TrustedIssuer {
             targets.extend(ids.into_iter().flatten().map(|id| Target::new(name.clone(), Kind::Token, id.clone())));
             targets.push(Target::issuer(name.clone()));
         }
-        self.add_targets(&named, &mut targets); // Before addresses: the first of a kind is what is signed out.
+        self.add_targets(&named, &mut targets); // Before addresses: a sign-out revokes the first of a kind.
         let address = email.as_deref().filter(|_| self.revocable_by_email);
         targets.extend(
             address.into_iter().flat_map(|address| self.names().map(move |name| Target::email(name.clone(), address))),
@@ -114,7 +114,7 @@ impl TrustedIssuer {
             }
             Some(_) => Ok(()),
             None => match present() {
-                // What is there and names nobody is empty.
+                // A present claim without a name is an empty text.
                 Some(claim) => Err(Refusal::invalid(claim, "empty text", NAME)),
                 None if self.needs_user => {
                     let accepted =
@@ -126,7 +126,7 @@ impl TrustedIssuer {
         }
     }
 
-    /// Whom claims name that can be revoked.
+    /// The revocable identities that claims name.
     pub(crate) fn named(&self, claims: &ClaimSet) -> Result<Named, Refusal> {
         let first = |paths: &[ClaimPath]| {
             let found = paths.iter().find_map(|path| Some((path.as_str(), path.find(claims)?)));
@@ -141,7 +141,7 @@ impl TrustedIssuer {
         })
     }
 
-    /// What these names are targets of, each under every name of the issuer.
+    /// The targets of these names, each under every name of the issuer.
     pub(crate) fn targets(&self, named: &Named) -> Vec<Target> {
         let mut targets = Vec::new();
         self.add_targets(named, &mut targets);
@@ -149,7 +149,7 @@ impl TrustedIssuer {
     }
 
     fn add_targets(&self, named: &Named, targets: &mut Vec<Target>) {
-        // Users of several tenants may have one id. What does not say whose it is names nobody.
+        // Users of several tenants may have the same id: without its tenant, an id identifies no user.
         let tenant = named.tenant.as_deref();
         let is_known = tenant.is_some() || !self.issuer.is_multi_tenant();
         let user = named.user.as_deref().filter(|_| is_known).map(|user| user_of_tenant(tenant, user));
@@ -161,8 +161,8 @@ impl TrustedIssuer {
         }
     }
 
-    /// What a claim names: by its text under the name of today first, then by the digest that the text may be the
-    /// writing of, and under former names.
+    /// Adds the targets of a claim: by its text under the current name first, then by the digest that the text may
+    /// denote, and under former names.
     fn add_readings(&self, kind: Kind, claim: &str, targets: &mut Vec<Target>) {
         let digest = TargetId::written_digest(claim);
         for name in self.names() {

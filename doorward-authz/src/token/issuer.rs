@@ -1,4 +1,4 @@
-//! An issuer, and what its tokens must look like.
+//! An issuer, and the required form of its tokens.
 
 use std::time::Duration;
 
@@ -20,30 +20,29 @@ use crate::revocation::{
 use crate::status_list::StatusListPolicy;
 use crate::token_use::TokenUse;
 
-/// An issuer we trust, and what its tokens must look like.
+/// A trusted issuer, and the required form of its tokens.
 #[derive(Clone)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct TrustedIssuer {
     pub name: IssuerName,
-    /// Names that its tokens were accepted under before: what is revoked under them applies. Another issuer may have
-    /// such a name now.
+    /// The issuer's former names: revocations under them apply. Another issuer may have such a name now.
     pub formerly: Vec<IssuerName>,
-    /// What `iss` must be.
+    /// The required `iss`.
     pub issuer: IssuerId,
     pub audiences: Audiences,
     pub algorithms: Vec<Algorithm>,
     pub token_types: TokenTypes,
-    /// Whether a token that says it is an ID token is taken for an access token.
+    /// Whether a token that is marked as an ID token is accepted as an access token.
     pub accepts_id_tokens: bool,
     pub leeway: Duration,
-    /// What of it is granted after `exp`: none where another service's keys revoke (`adopt`), since they end
-    /// with the token's life.
+    /// The part of the leeway that is granted after `exp`: zero where another service's keys revoke (`adopt`), because
+    /// those end with the token's life.
     pub expiry_leeway: Duration,
     pub max_lifetime: Duration,
     pub claim_names: ClaimNames,
     /// Whether a token must name a user.
     pub needs_user: bool,
-    /// Whether those who send its tokens must prove that they may.
+    /// Whether senders of its tokens must prove possession.
     pub proof: ProofUse,
     pub dpop: DpopPolicy,
     pub logout: LogoutPolicy,
@@ -51,7 +50,7 @@ pub struct TrustedIssuer {
     pub revocable_by_email: bool,
     /// How far its tokens were seen to be dated ahead.
     pub lead: Lead,
-    /// What its tokens were seen to name.
+    /// The kinds of targets that its tokens were seen to name.
     pub seen: Seen,
     /// Whether another service revokes tokens by the digest of their text (`adopt`).
     pub revocable_by_text: bool,
@@ -61,15 +60,15 @@ pub struct TrustedIssuer {
     pub keys: Option<Jwks>,
 }
 
-/// What the issuer's logout tokens must name, and whom they sign out.
+/// The required content of the issuer's logout tokens, and the users or sessions that they sign out.
 #[derive(Clone, Debug)]
 pub struct LogoutPolicy {
     pub audiences: Audiences,
-    /// The user even if a session is named, for issuers whose access tokens name none.
+    /// Signs out the user even if a session is named, for issuers whose access tokens name none.
     pub always_user: bool,
 }
 
-/// Where an issuer writes what Doorward needs to know; the first that is present counts.
+/// The claims from which Doorward reads an identity; the first present one counts.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ClaimNames {
     pub user_id: Vec<ClaimPath>,
@@ -79,7 +78,7 @@ pub struct ClaimNames {
     pub audience: Vec<ClaimPath>,
 }
 
-/// What happens to a token that is right in everything but has run out.
+/// The treatment of an expired token that is otherwise valid.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Expiry {
     Refused,
@@ -88,8 +87,8 @@ pub enum Expiry {
 }
 
 impl TrustedIssuer {
-    /// How long a revocation of anything but a single token is kept, and the longest that a token may
-    /// be accepted after it was issued: one constant for both, so none outlives what revoked it.
+    /// How long a revocation of any kind but `token` is kept, and the longest that a token may be accepted after it
+    /// was issued: one constant for both, so that no token outlives its revocation.
     #[must_use]
     pub fn retention(&self) -> Duration {
         self.max_lifetime + self.leeway
@@ -117,18 +116,18 @@ impl TrustedIssuer {
         times.is_ok_and(|times| self.ends_at(times.issued_at, times.expires_at) <= now)
     }
 
-    /// Refuses a token that says it is not an access token.
+    /// Refuses a token that is marked as something other than an access token.
     pub(crate) fn check_use(&self, header_type: Option<&str>, claims: &ClaimSet) -> Result<(), Refusal> {
-        let said = match TokenUse::mark(header_type, claims) {
+        let detail = match TokenUse::mark(header_type, claims) {
             None | Some((TokenUse::Access, _)) => return Ok(()),
             Some((TokenUse::Id, _)) if self.accepts_id_tokens => return Ok(()),
             Some((TokenUse::Id, place)) => {
-                format!("{place} says that it is an ID token; `accept: [access, id]` accepts those")
+                format!("{place} marks it as an ID token; `accept: [access, id]` accepts ID tokens")
             }
-            Some((TokenUse::Refresh, place)) => format!("{place} says that it is a refresh token"),
-            Some((TokenUse::Message, place)) => format!("{place} says that it is a message between servers"),
+            Some((TokenUse::Refresh, place)) => format!("{place} marks it as a refresh token"),
+            Some((TokenUse::Message, place)) => format!("{place} marks it as a message between servers"),
         };
-        Err(Refusal::new(Denial::WrongType, said))
+        Err(Refusal::new(Denial::WrongType, detail))
     }
 
     /// Refuses a SPIFFE ID of another trust domain: the keys of one domain must not speak for another (JWT-SVID
@@ -178,13 +177,13 @@ impl TrustedIssuer {
     /// When a token is not accepted any more.
     #[must_use]
     pub fn ends_at(&self, issued_at: Option<Timestamp>, expires_at: Timestamp) -> Timestamp {
-        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token
-        // that does not say when it was issued has had it on the lifetime.
+        // The leeway is granted once: on the lifetime or on the expiry, so that retention covers both. A token without
+        // `iat` has already received it on the lifetime.
         let longest = issued_at.map_or(expires_at, |at| at.plus(self.retention()));
         expires_at.plus(self.expiry_leeway).min(longest)
     }
 
-    /// Checks what time alone can change about a token that this issuer verified before.
+    /// Checks only the times of a token that this issuer verified before.
     pub fn verify_again(&self, token: &VerifiedToken, now: Timestamp, expiry: Expiry) -> Result<(), Refusal> {
         self.check_times(token.times(), now, expiry)
     }
@@ -215,12 +214,12 @@ impl TrustedIssuer {
         Ok(())
     }
 
-    /// The instant of a revocation that names none: the later of the wall clocks, and how far tokens of the target
-    /// may be dated ahead of it.
+    /// The default instant of a revocation: the later of the wall clocks, and how far tokens of the target may be
+    /// dated ahead of it.
     ///
-    /// For a user that is what this issuer's tokens were seen to lead by at any instance, at least [`Lead::LEAST`]; for
-    /// a client or the whole issuer, which sign nobody in again a moment later, it is at least the leeway. Clocks
-    /// that are further apart than the leeway are refused: one of them would stamp an instant that covers too little.
+    /// For a user that is the largest lead of this issuer's tokens at any instance, at least [`Lead::LEAST`]; for a
+    /// client or the whole issuer, where no user signs in again a moment later, it is at least the leeway. Clocks that
+    /// differ by more than the leeway are refused: one of them would give an instant that covers too little.
     pub fn instant(&self, kind: Kind, clocks: Clocks) -> Result<Timestamp, Denial> {
         let most = self.leeway.max(Lead::LEAST);
         if clocks.skew() > most {
@@ -230,7 +229,7 @@ impl TrustedIssuer {
             Kind::User => self.least_lead(),
             _ => most.max(self.lead.seen()),
         };
-        // A token that an instance has verified was issued, whatever any clock shows.
+        // A token that an instance has verified was issued, even if every clock is behind its date.
         let dated = self.lead.dated().min(clocks.latest().plus(LONGEST_LEEWAY));
         Ok(clocks.latest().plus(lead).max(dated))
     }
@@ -245,7 +244,8 @@ impl TrustedIssuer {
     pub fn sign_out(&self, token: &VerifiedToken, scope: Kind, clocks: Clocks) -> Result<Option<Revocation>, Denial> {
         let named = |kind| token.targets().iter().find(|target| target.kind == kind);
         let Some(target) = named(scope).or_else(|| named(Kind::Token)).cloned() else { return Ok(None) };
-        // An issuer whose clock runs ahead may have dated this very token later than now; it lives by its date.
+        // If the issuer's clock runs ahead, this very token may be dated later than now; its life counts from its
+        // date.
         let ahead = |instant: Timestamp| token.issued_at().map_or(instant, |at| at.max(instant));
         let (watermark, expires_at) = match target.kind {
             Kind::Token => (Watermark::FOREVER, token.expires_at().plus(self.leeway)),
@@ -258,9 +258,9 @@ impl TrustedIssuer {
         Ok(Some(Revocation { target, watermark, expires_at, origin: Origin::SignedOut, note: None }))
     }
 
-    /// As [`Self::sign_out`], for a token that is revoked: only the token itself is signed out, so that its thief cannot
-    /// sign its user out of new sessions. A known revocation of the scope's target is repeated unchanged, because the
-    /// store may not have it yet.
+    /// As [`Self::sign_out`], for a token that is revoked: only the token itself is signed out, so that its thief
+    /// cannot sign its user out of new sessions. An existing revocation of the scope's target is repeated unchanged,
+    /// because the store may not have it yet.
     pub(crate) fn sign_out_again(
         &self,
         token: &VerifiedToken,
@@ -271,7 +271,7 @@ impl TrustedIssuer {
         let target = token.targets().iter().find(|target| target.kind == scope && scope != Kind::Token);
         let known = target.and_then(|target| Some((target, index.find([target], token.issued_at())?)));
         let Some((target, Hit { watermark, origin, .. })) = known else {
-            return self.sign_out(token, Kind::Token, clocks).ok().flatten(); // It needs no instant.
+            return self.sign_out(token, Kind::Token, clocks).ok().flatten(); // Needs no instant.
         };
         let from = if watermark == Watermark::FOREVER { clocks.latest() } else { watermark.instant() };
         let expires_at = from.plus(self.retention());

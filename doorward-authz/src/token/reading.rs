@@ -40,7 +40,7 @@ pub(super) fn joined(paths: &[ClaimPath]) -> String {
 
 /// A claim that names a revocable target: text, or a whole number as some issuers write user ids.
 ///
-/// Any other type is refused: a token whose session cannot be read could not be revoked by it.
+/// Any other type is refused: a token whose session cannot be read could not be revoked by its session.
 pub(crate) fn name(claim: &str, value: Option<Value>) -> Result<Option<String>, Refusal> {
     match value {
         Some(Value::Number(number)) if number.is_i64() || number.is_u64() => Ok(Some(number.to_string())),

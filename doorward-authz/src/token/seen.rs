@@ -7,8 +7,8 @@ use crate::revocation::Kind;
 
 /// The kinds that verified tokens of one issuer have named since the process started.
 ///
-/// A revocation of another kind may refuse nothing: a session of an issuer whose tokens have no `sid`. It is a
-/// hint for an operator, and no decision depends on it. Clones share the state.
+/// A revocation of another kind may refuse no token: a session of an issuer whose tokens have no `sid`. This is a hint
+/// for an operator, and no decision depends on it. Clones share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Seen(Arc<AtomicU8>);
 

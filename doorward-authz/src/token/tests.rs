@@ -47,7 +47,7 @@ fn issuer(leeway: u64, max_lifetime: u64) -> TrustedIssuer {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever a revocation hits when it is made is refused until nobody would accept it anyway.
+    /// Every token that a revocation covers when it is made is refused until no instance would accept it anyway.
     #[test]
     fn retention_outlasts_every_token_that_the_revocation_hits(
         leeway in 0..90_u64, lifetime in 1..600_u64, iat in prop::option::of(0..1000_u32), exp in 0..2000_u32,
@@ -97,12 +97,12 @@ fn an_instant_covers_what_the_issuer_dates_ahead() {
     issuer.lead.raise(seconds(86_400));
     assert_eq!(lead(Kind::User, clocks(1_000)), Ok(LONGEST_LEEWAY), "no leeway is longer");
     let measured = Lead::default();
-    measured.note_local_ahead(Some(seconds(25)));
+    measured.set_local_lead(Some(seconds(25)));
     measured.observe(Some(Timestamp::from_secs(995)), local);
     assert_eq!(measured.seen(), seconds(20), "by the earlier clock");
     assert_eq!(measured.beyond(Timestamp::from_secs(975)), None, "the lead covers it");
     assert_eq!(measured.beyond(Timestamp::from_secs(974)), Some(Timestamp::from_secs(995)));
-    measured.note_local_ahead(None);
+    measured.set_local_lead(None);
     measured.observe(Some(Timestamp::from_secs(1_030)), local);
     assert_eq!(measured.seen(), seconds(20), "one of the clocks is wrong");
     assert_eq!(measured.dated(), Timestamp::from_secs(1_030));

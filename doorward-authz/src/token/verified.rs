@@ -12,8 +12,8 @@ use crate::status_list::StatusReference;
 
 /// A token that an issuer we trust signed for us, or vouched for when asked, in form and in time.
 ///
-/// Only [`super::TrustedIssuer::verify`] and [`super::TrustedIssuer::vouch`] return one; it says nothing about
-/// revocation. Clones share what it says.
+/// Only [`super::TrustedIssuer::verify`] and [`super::TrustedIssuer::vouch`] return one; it may be revoked. Clones
+/// share its facts.
 #[derive(Clone, Debug)]
 pub struct VerifiedToken(Arc<Facts>);
 
@@ -104,18 +104,18 @@ impl VerifiedToken {
         self.0.email.as_deref()
     }
 
-    /// Who acts for the user, the current actor first; empty for a token without `act`.
+    /// The parties that act for the user, the current one first; empty for a token without `act`.
     pub fn actors(&self) -> impl Iterator<Item = &str> {
         self.0.actors.iter().map(|actor| &**actor)
     }
 
-    /// Who acts for the user now.
+    /// The party that acts for the user now.
     #[must_use]
     pub fn actor(&self) -> Option<&str> {
         self.actors().next()
     }
 
-    /// What its sender must prove to hold; `None`: whoever has it may use it.
+    /// The key or certificate that a sender must prove to have; `None`: a bearer token.
     #[must_use]
     pub fn confirmation(&self) -> Option<&Confirmation> {
         self.0.confirmation.as_deref()
@@ -127,7 +127,7 @@ impl VerifiedToken {
         self.0.status.as_deref()
     }
 
-    /// This token, bound as its issuer says that it is.
+    /// This token, bound as its issuer's response requires.
     #[must_use]
     pub(crate) fn bound_by(self, confirmation: Confirmation) -> Self {
         let mut facts = Arc::unwrap_or_clone(self.0);
@@ -156,7 +156,8 @@ impl VerifiedToken {
     #[must_use]
     pub(crate) fn bytes(&self) -> usize {
         let facts = &*self.0;
-        // Made later: two headers and the metadata, whose values are of the claims, and whose stream it is.
+        // Allowance for later encodings: two headers and the metadata, whose values come from the claims, and the
+        // sealed facts of the stream.
         let kept = 512 + facts.claims.json_len();
         let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
         let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
@@ -172,7 +173,7 @@ impl VerifiedToken {
         named + ids + actors + confirmation + status + rest.iter().sum::<usize>()
     }
 
-    /// What registers this token, where only registered ones are accepted.
+    /// The target that registers this token, for `list: allow`.
     #[must_use]
     pub fn registration(&self) -> Option<Target> {
         self.registrations().next()
@@ -184,14 +185,14 @@ impl VerifiedToken {
         tokens.map(|target| Target::registration(target.issuer.clone(), target.id.clone()))
     }
 
-    /// Everything whose revocation refuses this token.
+    /// The targets whose revocation refuses this token.
     #[must_use]
     pub fn targets(&self) -> &[Target] {
         &self.0.targets
     }
 }
 
-/// What the allocator takes for so many bytes, at most: its sizes lie an eighth apart.
+/// The most memory that an allocation of `bytes` takes: the allocator's size classes lie an eighth apart.
 pub(crate) const fn allocated(bytes: usize) -> usize {
     (bytes + bytes / 8).next_multiple_of(16)
 }

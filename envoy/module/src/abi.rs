@@ -141,7 +141,8 @@ impl<'a> Stream<'a> {
         self.filter.as_ptr()
     }
 
-    /// The fields of the request, pseudo-header fields included, repeated ones apart; at most `most`.
+    /// The fields of the request, including pseudo-header fields; a repeated field is listed once for each value; at
+    /// most `most`.
     pub fn headers(&self, most: usize) -> Result<Vec<(&str, &[u8])>, Unreadable> {
         // SAFETY: the filter is valid in its hook.
         let count = unsafe { callback::headers_size(self.filter(), Headers::Request as u32) };
@@ -185,8 +186,8 @@ impl<'a> Stream<'a> {
     ///
     /// # Safety
     ///
-    /// Every per-route object of this library must be a `T`. It lives as long as its route, which the stream holds
-    /// until its hook ends or the route cache is cleared.
+    /// Every per-route object of this library must be a `T`. The object lives as long as its route, which the stream
+    /// holds until its hook ends or the route cache is cleared.
     pub unsafe fn route_config<T>(&self) -> Option<&'a T> {
         // SAFETY: the filter is valid in its hook; the caller guarantees the type.
         unsafe { callback::route_config(self.filter()).cast::<T>().as_ref() }
@@ -331,7 +332,7 @@ mod tests {
     use crate::host::Host;
     use crate::slot::{Slot, Wake};
 
-    /// Under Miri as well: every getter and setter, with a host that overwrites and frees what it lent at each setter.
+    /// Under Miri as well: every getter and setter, with a host that overwrites and frees its buffers at each setter.
     #[test]
     fn what_is_read_lives_until_a_setter_and_what_is_set_is_copied() {
         let host = Host::new(&[(":path", "/orders"), ("x-user-id", "root"), ("x-empty", "")]);

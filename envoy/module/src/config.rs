@@ -203,7 +203,7 @@ fn load(source: &Source) -> Result<Loaded, String> {
     // the file can still bring such a rule: it refuses the requests that it is asked about.
     match loaded.config.rule_for_messages() {
         Some(rule) => Err(format!(
-            "the rule `{}` has `match.mcp`, which a module cannot decide: Envoy does not tell it the message; use \
+            "the rule `{}` has `match.mcp`, which a module cannot decide: Envoy does not send it the message; use \
              ext_authz with metadata_context_namespaces",
             rule.name
         )),

@@ -1,5 +1,5 @@
-//! One stream: its request is read, decided, and changed, answered, or made to wait; later it is ended when its token
-//! is not accepted any more.
+//! One stream: its request is read, decided, and changed, answered, or made to wait; later the stream is ended when
+//! its token is not accepted any more.
 //!
 //! Envoy calls hooks of a filter from within its own calls to Envoy. So a filter is shared, never borrowed mutably.
 
@@ -18,6 +18,7 @@ use doorward::engine::Hosted;
 use doorward::sources::streams::{Ended, LiveStream};
 
 use crate::abi::{Headers, Status, Stream, Waker};
+use crate::budget;
 use crate::config::{Facts, FilterConfig};
 use crate::plan::{BROKEN, BROKEN_BODY, BROKEN_DETAILS, BROKEN_HEADERS, Form, Plan, Subject, Then};
 use crate::request::{OwnedRequest, Request, detail, is_grpc};
@@ -79,7 +80,19 @@ impl Filter {
                 return Decided::Now(refuse(state, Denial::BadRequest, Some(flaw), put));
             }
         };
-        if let Some(plan) = decide_at_once(Query::new(state, &request.view()), put) {
+        let view = request.view();
+        let query = Query::new(state, &view);
+        let in_turn = !budget::is_left(query.started());
+        let refused_anew = Cell::new(false);
+        let plan =
+            decide_at_once(if in_turn { query.verified_in_turn() } else { query }, |responder, decision, request| {
+                refused_anew.set(budget::counts(decision));
+                put(responder, decision, request)
+            });
+        if let Some(plan) = plan {
+            if refused_anew.get() {
+                budget::charge(query.started());
+            }
             return Decided::Now(plan);
         }
         let Some(waker) = stream.waker() else { return Decided::Never };
@@ -89,7 +102,8 @@ impl Filter {
         engine.spawn(async move {
             let headers = request.headers();
             let view = request.view(&headers);
-            let plan = decide(Query::new(&state, &view), put).await;
+            let query = Query::new(&state, &view);
+            let plan = decide(if in_turn { query.verified_in_turn() } else { query }, put).await;
             answer.with(plan);
         });
         Decided::Later
@@ -168,7 +182,7 @@ impl Filter {
         }
         count_end(engine.state(), ended);
         let cause = ended.cause.label();
-        tell_end(&mut stream, &self.config, cause);
+        publish_end(&mut stream, &self.config, cause);
         stream.end(&format!("doorward_stream_{cause}"));
         drop(live); // The order has been carried out.
     }
@@ -234,7 +248,7 @@ impl Drop for Answering {
 
 /// Writes the cause of the stream's end for the access log: its status and details are those of the response that had
 /// begun.
-fn tell_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
+fn publish_end(stream: &mut Stream<'_>, config: &FilterConfig, cause: &str) {
     match config.facts {
         Facts::FilterState => stream.set_filter_state(&format!("{}.ended", config.namespace), cause.as_bytes()),
         Facts::Struct(_) | Facts::Keys => stream.set_metadata_text(&config.namespace, "ended", cause),
@@ -326,7 +340,7 @@ mod tests {
         }
     }
 
-    /// What cannot be told in here is refused before it is in force.
+    /// Rules that cannot be decided inside Envoy are refused before they are in force.
     #[test]
     fn rules_for_mcp_messages_are_refused_when_they_are_loaded() {
         let issuer = DevIssuer::generate().unwrap();
@@ -378,6 +392,62 @@ mod tests {
         let host = request("/", &[("authorization", &bearer)]);
         assert_eq!(fixture.filter().request_headers(host.stream(), None, true), Status::StopIteration);
         assert_eq!(host.answered.borrow().as_ref().unwrap().3, "doorward_signed_out");
+    }
+
+    /// The thread of the test is the worker.
+    #[test]
+    fn a_flood_of_bad_signatures_is_verified_elsewhere_and_known_tokens_here() {
+        let fixture = Fixture::new("flood");
+        let known = format!("Bearer {}", fixture.token("henry"));
+        let ask = |bearer: &str| {
+            let (host, filter) = (request("/", &[("authorization", bearer)]), fixture.filter());
+            let status = filter.request_headers(host.stream(), None, true);
+            (host, filter, status)
+        };
+        assert_eq!(ask(&known).2, Status::Continue);
+        let signed = fixture.token("henry");
+        let bad = format!("Bearer {}.{}", signed.rsplit_once('.').unwrap().0, "A".repeat(86));
+        let parked = (0..100_000).map(|_| ask(&bad)).find(|(_, _, status)| *status != Status::StopIteration);
+        let (host, filter, status) = parked.expect("a worker's budget ends");
+        assert_eq!(status, Status::StopAllIterationAndWatermark);
+        assert_eq!(ask(&known).2, Status::Continue, "nothing is verified for it");
+        while host.answered.borrow().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+            filter.scheduled(host.stream());
+        }
+        assert_eq!(host.answered.borrow().as_ref().unwrap().3, "doorward_bad_signature");
+    }
+
+    /// A good token that no worker has seen waits for its turn behind a flood, and is accepted.
+    #[test]
+    fn a_new_token_is_accepted_amid_a_flood() {
+        let fixture = Fixture::new("amid");
+        let signed = fixture.token("ida");
+        let bad = format!("Bearer {}.{}", signed.rsplit_once('.').unwrap().0, "A".repeat(86));
+        let filters: Vec<_> = (0..200)
+            .map(|number| {
+                let bearer = if number % 20 == 19 {
+                    format!("Bearer {}", fixture.token(&number.to_string()))
+                } else {
+                    bad.clone()
+                };
+                let (host, filter) = (request("/", &[("authorization", &bearer)]), fixture.filter());
+                let status = filter.request_headers(host.stream(), None, true);
+                (number, host, filter, status)
+            })
+            .collect();
+        assert!(filters.iter().any(|(_, _, _, status)| *status == Status::StopAllIterationAndWatermark));
+        for (number, host, filter, status) in &filters {
+            while *status == Status::StopAllIterationAndWatermark
+                && host.answered.borrow().is_none()
+                && !host.resumed.get()
+            {
+                std::thread::sleep(Duration::from_millis(1));
+                filter.scheduled(host.stream());
+            }
+            let is_accepted = *status == Status::Continue || host.resumed.get();
+            assert_eq!(is_accepted, number % 20 == 19, "{number}");
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! A host in the place of Envoy, for tests: what a getter returned is overwritten and freed at the next setter, as Envoy
-//! may do, so that a plan which still borrowed from the request would be seen.
+//! A host in the place of Envoy, for tests: a getter's result is overwritten and freed at the next setter, as Envoy
+//! may do, so that a plan that still borrows from the request would fail.
 
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
@@ -12,8 +12,9 @@ use crate::abi::{Buffer, Stream};
 pub struct Host {
     request: RefCell<Vec<(String, Vec<u8>)>>,
     response: RefCell<Vec<(String, Vec<u8>)>>,
-    /// The values that getters returned since the last setter.
-    lent: RefCell<Vec<Box<[u8]>>>,
+    /// The values that getters returned since the last setter. No boxes: moving a box ends the validity of pointers
+    /// into it.
+    lent: RefCell<Vec<Vec<u8>>>,
     pub state: RefCell<Vec<(String, Vec<u8>)>>,
     pub answered: RefCell<Option<Answered>>,
     pub resumed: Cell<bool>,
@@ -51,7 +52,7 @@ impl Host {
     }
 
     fn lend(&self, bytes: &[u8]) -> Buffer {
-        let copy: Box<[u8]> = bytes.into();
+        let copy = bytes.to_vec();
         let buffer = Buffer::new(&copy);
         self.lent.borrow_mut().push(copy);
         buffer

@@ -21,7 +21,7 @@
 //!    end the process.
 //! 3. No object of Envoy is accessed after `respond`, `resume` or `end`: they consume the [`abi::Stream`].
 //! 4. A waker is used while its stream lives, and under the lock of its [`slot::Slot`] alone.
-//! 5. An engine in Envoy has no listener for checks, so the encoding kept with a token
+//! 5. An engine in Envoy does not listen for checks, so the encoding kept with a token
 //!    ([`doorward::authz::answer::Forward::kept`]) is that of [`plan`].
 
 // The futures of the engine are deep, and optimised builds lay them out here.
@@ -29,6 +29,7 @@
 
 #[expect(unsafe_code, reason = "the boundary to Envoy")]
 mod abi;
+mod budget;
 mod config;
 mod faults;
 mod filter;

@@ -16,7 +16,7 @@ use crate::config::Facts;
 /// The effect on a stream.
 pub struct Plan {
     edits: Edits,
-    facts: Told,
+    facts: PublishedFacts,
     pub then: Then,
 }
 
@@ -40,7 +40,7 @@ pub struct Subject {
 }
 
 /// The facts of a decision, in their form for Envoy.
-enum Told {
+enum PublishedFacts {
     Nothing,
     FilterState(Vec<u8>),
     Struct(MetadataSetter, Vec<u8>),
@@ -72,9 +72,9 @@ impl Plan {
                 let reason = decision.outcome.denial().map_or("signed_out", Denial::label);
                 if form.is_grpc {
                     let status = answer.grpc_status().to_owned();
-                    answer.headers.push(("grpc-status", status)); // Without it Envoy says 0, which is success.
+                    answer.headers.push(("grpc-status", status)); // Without it Envoy sends 0, which is success.
                 }
-                let facts = tell(decision, form.facts, |facts| of_token(decision, facts));
+                let facts = published_facts(decision, form.facts, |facts| of_token(decision, facts));
                 let then = Then::Respond { answer, details: format!("doorward_{reason}") };
                 Self { edits: Edits::default(), facts, then }
             }
@@ -100,14 +100,14 @@ impl Plan {
         let facts = if let Some(kept) = forward.kept(|| CachedFields::write(decision, forward, form.facts)) {
             let kept = CachedFields(kept);
             edits.0.extend_from_slice(kept.edits());
-            tell(decision, form.facts, |facts| {
+            published_facts(decision, form.facts, |facts| {
                 kept.facts(facts).map_or_else(|| of_token(decision, facts), <[u8]>::to_vec)
             })
         } else {
             let identity = forward.identity();
             identity.set.iter().for_each(|(name, value)| edits.set(name, value));
             identity.remove.iter().for_each(|name| edits.remove_from(request, name));
-            tell(decision, form.facts, |facts| of_token(decision, facts))
+            published_facts(decision, form.facts, |facts| of_token(decision, facts))
         };
         let response = forward.response.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let principal = match &decision.outcome {
@@ -124,7 +124,7 @@ impl Plan {
         let headers = BROKEN_HEADERS.map(|(name, value)| (name, value.to_owned())).into();
         let answer = Respond { status: BROKEN, headers, body: BROKEN_BODY.to_owned() };
         let then = Then::Respond { answer, details: BROKEN_DETAILS.to_owned() };
-        Self { edits: Edits::default(), facts: Told::Nothing, then }
+        Self { edits: Edits::default(), facts: PublishedFacts::Nothing, then }
     }
 
     /// Whether the request is changed.
@@ -135,10 +135,10 @@ impl Plan {
     /// Applies the edits and writes the facts; the caller does the rest.
     pub fn apply(self, stream: &mut Stream<'_>, namespace: &str) -> Then {
         match &self.facts {
-            Told::Nothing => {}
-            Told::FilterState(text) => stream.set_filter_state(namespace, text),
-            Told::Struct(setter, fields) => stream.set_metadata(*setter, namespace, fields),
-            Told::Keys(facts) => {
+            PublishedFacts::Nothing => {}
+            PublishedFacts::FilterState(text) => stream.set_filter_state(namespace, text),
+            PublishedFacts::Struct(setter, fields) => stream.set_metadata(*setter, namespace, fields),
+            PublishedFacts::Keys(facts) => {
                 for (key, value) in facts {
                     match value {
                         Value::Text(text) => stream.set_metadata_text(namespace, key, text),
@@ -167,27 +167,27 @@ pub const BROKEN_BODY: &str = "{\"error\":\"temporarily_unavailable\"}";
 pub const BROKEN_DETAILS: &str = "doorward_internal_error";
 
 /// The facts of a decision, with those of its token in the same form.
-fn tell(decision: &Decision<'_>, form: Facts, of_token: impl FnOnce(Facts) -> Vec<u8>) -> Told {
+fn published_facts(decision: &Decision<'_>, form: Facts, of_token: impl FnOnce(Facts) -> Vec<u8>) -> PublishedFacts {
     match form {
-        Facts::None => Told::Nothing,
+        Facts::None => PublishedFacts::Nothing,
         Facts::FilterState => {
             let mut text = Vec::with_capacity(USUAL);
             members(&mut text, facts_of(decision));
             text.extend(of_token(form));
             text[0] = b'{'; // In the place of the first comma: there are always facts.
             text.push(b'}');
-            Told::FilterState(text)
+            PublishedFacts::FilterState(text)
         }
         Facts::Struct(setter) => {
             let mut fields = Vec::with_capacity(USUAL);
             write_struct(&mut fields, facts_of(decision));
             fields.extend(of_token(form));
-            Told::Struct(setter, fields)
+            PublishedFacts::Struct(setter, fields)
         }
         Facts::Keys => {
             let of_token = decision.evidence.token.iter().flat_map(facts_of_token);
             let facts = facts_of(decision).chain(of_token);
-            Told::Keys(facts.map(|(name, fact)| (name, Value::of(fact))).collect())
+            PublishedFacts::Keys(facts.map(|(name, fact)| (name, Value::of(fact))).collect())
         }
     }
 }
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(read, expected);
     }
 
-    /// Under Miri as well: a plan whose texts are those of the request is applied while the host frees them.
+    /// Under Miri as well: a plan with the texts of the request is applied while the host frees them.
     #[test]
     fn a_plan_owns_what_it_writes() {
         let host =
@@ -354,7 +354,7 @@ mod tests {
             let mut text = Vec::new();
             members(&mut text, [("rule", Fact::Text(headers[0].0))]);
             let then = Then::Continue { response: Vec::new(), subject: None };
-            Plan { edits, facts: Told::FilterState(text), then }
+            Plan { edits, facts: PublishedFacts::FilterState(text), then }
         };
         assert!(matches!(plan.apply(&mut stream, "doorward"), Then::Continue { .. }));
         assert_eq!(host.header("x-user-id").as_deref(), Some("root"));

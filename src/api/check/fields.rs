@@ -1,7 +1,7 @@
 //! Protocol Buffers' wire format, read in place: the fields of a message one after the other.
 //!
-//! Every length is compared with the rest of the message, so nothing is read or reserved that did not arrive.
-//! It refuses and skips the same input as prost; a test compares the two.
+//! Every length is compared with the rest of the message, so only bytes that have arrived are read, and memory is
+//! never reserved for more. The reader refuses and skips the same input as prost; a test compares the two.
 
 /// The bytes are not a protobuf message: truncated, of a wrong wire type, or not UTF-8 where text is required.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -12,7 +12,7 @@ pub(in crate::api) struct Malformed;
 pub(in crate::api) enum Value<'a> {
     /// Text, bytes or a message.
     Bytes(&'a [u8]),
-    /// A wire type that no known field has.
+    /// A wire type that Protocol Buffers do not define.
     Other,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Value<'a> {
 #[derive(Clone, Copy)]
 pub(in crate::api) struct Fields<'a>(pub(in crate::api) &'a [u8]);
 
-/// The deepest nesting of groups, a feature of proto2. It bounds the reader's stack.
+/// The deepest nesting of groups (a feature of proto2), which bounds the reader's stack.
 const MAX_GROUPS: usize = 90;
 
 impl<'a> Fields<'a> {

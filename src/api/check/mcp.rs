@@ -1,9 +1,9 @@
-//! What Envoy's MCP filter says of a request, from the metadata of a `CheckRequest`.
+//! The findings of Envoy's MCP filter about a request, from the metadata of a `CheckRequest`.
 //!
-//! The filter reads the body and leaves what it found in the dynamic metadata of its namespace, which ext_authz sends
-//! with `metadata_context_namespaces` (Envoy 1.40). It also passes bodies on that it did not understand to the end, or
-//! that are no message at all. What is not plainly one message is `None` here, as is everything that stands twice: a
-//! rule that needs to know then refuses the request.
+//! The filter parses the body and writes its findings to the dynamic metadata of its namespace, which ext_authz sends
+//! with `metadata_context_namespaces` (Envoy 1.40). It also passes on bodies that it did not parse to the end, or that
+//! are not an MCP message. A field that is not plainly that of one message, or that occurs twice, is `None` here: a
+//! rule that depends on it then refuses the request.
 
 use super::fields::{Fields, Value};
 use crate::authz::mcp::{CALL, McpMessage};
@@ -13,7 +13,7 @@ const NAMESPACE: &str = "envoy.filters.http.mcp";
 
 /// `google.protobuf.Value` with `bool_value: true`, on the wire.
 const TRUE: &[u8] = &[0x20, 1];
-/// The same with `false`, as it is written where it is written at all.
+/// The same with `false`; a writer may omit the field instead.
 const FALSE: &[u8] = &[0x20, 0];
 
 /// The message that an `envoy.config.core.v3.Metadata` names.
@@ -24,7 +24,7 @@ pub(super) fn message(metadata: Value<'_>) -> Option<McpMessage<'_>> {
     is_mcp.then_some(McpMessage { method: method?, tool: tool.filter(|_| method == Some(CALL)) })
 }
 
-/// What the filter found.
+/// The filter's findings.
 #[derive(Default)]
 struct Filtered<'a> {
     is_mcp: bool,
@@ -85,8 +85,8 @@ fn only(message: &[u8], wanted: u32) -> Option<&[u8]> {
     value.bytes().ok().filter(|_| is_alone)
 }
 
-/// Hands over each entry of a message whose field 1 is a map to messages; `None` if one cannot be read, or if `take`
-/// says no.
+/// Passes each entry of a map from strings to messages (field 1) to `take`; `None` if an entry cannot be read, or if
+/// `take` returns false.
 fn each_entry<'a>(map: &'a [u8], mut take: impl FnMut(&'a str, &'a [u8]) -> bool) -> Option<()> {
     let mut map = Fields(map);
     while let Some((number, entry)) = map.next().ok()? {
@@ -203,7 +203,7 @@ mod tests {
             assert!(Filtered::read(&[call.clone(), again].concat()).is_none(), "{name}");
         }
         for cut in 1..one.len() {
-            let _ = message(Value::Bytes(&one[..cut])); // Whatever it is, reading it ends.
+            let _ = message(Value::Bytes(&one[..cut])); // Reading ends, whatever the result.
         }
         assert_eq!(message(Value::Other), None);
     }

@@ -1,4 +1,4 @@
-//! Protocol Buffers' wire format, written: only what a `CheckResponse` needs.
+//! The writer of Protocol Buffers' wire format: only the parts that a `CheckResponse` needs.
 
 /// A message that is being written; it begins at the length that its parent reserved.
 pub(in crate::api) struct Message<'a>(&'a mut Vec<u8>);

@@ -35,7 +35,7 @@ const RULE_EXTENSION: &str = "doorward.rule";
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Unusable {
     Malformed,
-    /// It has no HTTP request.
+    /// The message has no HTTP request.
     NoRequest,
     TooManyHeaders,
 }

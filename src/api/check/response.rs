@@ -1,7 +1,7 @@
 //! The `CheckResponse` to a decision, written straight to its bytes.
 //!
-//! Only `status.code` decides: an empty response is allowed by Envoy. So the status is written first, by
-//! the one function that writes responses.
+//! Only `status.code` decides: Envoy allows a request whose response is empty. So the status is written first, by the
+//! one function that writes responses.
 //!
 //! A token's identity is the same in all answers under one configuration: it is encoded once, as complete
 //! fields, and copied. The same goes for the headers that are always removed. A reader merges a repeated
@@ -107,8 +107,8 @@ fn denied(response: &mut Message<'_>, respond: &Respond) {
     });
 }
 
-/// `HeaderValueOption`. It replaces the client's copy; set explicitly, since Envoy's handling of the default
-/// has changed between versions.
+/// `HeaderValueOption`: replaces the client's copy of the header. Set explicitly, because Envoy's handling of the
+/// default has changed between versions.
 fn set(message: &mut Message<'_>, name: &str, value: &str) {
     header(message, HEADERS, name, value, OVERWRITE_IF_EXISTS_OR_ADD);
 }

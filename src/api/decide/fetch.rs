@@ -1,9 +1,9 @@
-//! What a decision needs from others, each with a deadline and a place among those who wait.
+//! The keys and answers that a decision needs, each fetched with a deadline and under a limit of concurrent waiters.
 
 use std::sync::Arc;
 
 use super::{Deciding, Query};
-use crate::authz::authorizer::{KeyFetch, ListFetch, Needs, StoreAnswer, View};
+use crate::authz::authorizer::{KeyFetch, ListFetch, Needs, StoreAnswer, Verification, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::dpop::{ReplayPolicy, Spending, VerifiedProof};
@@ -21,18 +21,20 @@ pub(super) struct Fetched {
     introspection_response: Option<Arc<IntrospectionResponse>>,
     status_list: Option<ListFetch>,
     proof: Option<(Box<VerifiedProof>, Spending)>,
+    verification: Verification,
 }
 
 impl Fetched {
-    /// Nothing but the cached introspection response for the request's token.
+    /// Only the cached introspection response for the request's token.
     pub(super) fn recall(query: &Query<'_>, policy: &Policy) -> Self {
+        let fetched = Self { verification: query.verification, ..Self::default() };
         let introspectors = query.state.introspectors();
         if introspectors.is_empty() {
-            return Self::default();
+            return fetched;
         }
         let token = policy.authorizer.token_of(query.request, clock::now()).ok().flatten();
         let introspection_response = token.and_then(|token| introspectors.recall(token.bearer().as_str()));
-        Self { introspection_response, ..Self::default() }
+        Self { introspection_response, ..fetched }
     }
 
     pub(super) fn view<'a>(&'a self, state: &'a State) -> View<'a> {
@@ -41,6 +43,7 @@ impl Fetched {
             answer: self.answer,
             introspection_response: self.introspection_response.as_deref(),
             status_list: self.status_list,
+            verification: self.verification,
             proof: self.proof.as_ref().map(|(proof, spending)| (&**proof, *spending)),
             ..state.view()
         }
@@ -51,20 +54,23 @@ pub(super) type Deadline = tokio::time::Instant;
 
 /// Why something that a decision waits for has not come.
 enum NoAnswer {
-    /// Too many decisions wait for the same: it is told at once that it is not to be had.
+    /// Too many decisions wait for the same resource: this one gets no answer, without waiting.
     Crowded,
     Late,
 }
 
-impl Deciding<'_> {
+/// The turn to verify a signature, until it is dropped.
+pub(super) type Turn<'a> = tokio::sync::MutexGuard<'a, ()>;
+
+impl<'a> Deciding<'a> {
     /// The latest moment at which the caller still waits, and the policy lets wait.
     pub(super) fn deadline(&self) -> Deadline {
         let most = self.policy.max_wait;
         Deadline::from_std(self.query.started) + self.query.caller.wait.map_or(most, |wait| wait.min(most))
     }
 
-    /// Fetches what a decision needs, for the next.
-    pub(super) async fn fetch(&mut self, needs: Needs, by: Deadline) {
+    /// Fetches the need of a decision, for the next decision on the same request. A turn ends with that decision.
+    pub(super) async fn fetch(&mut self, needs: Needs, by: Deadline) -> Option<Turn<'a>> {
         match needs {
             Needs::Keys { issuer, refusal } => {
                 self.fetched.keys = Some(self.fetch_keys(refusal, &issuer, by).await);
@@ -81,7 +87,24 @@ impl Deciding<'_> {
                 let spending = self.spend(&proof, by).await;
                 self.fetched.proof = Some((proof, spending));
             }
+            Needs::Verification => {
+                let turn = self.turn(by).await;
+                self.fetched.verification = if turn.is_some() { Verification::Allowed } else { Verification::Refused };
+                return turn;
+            }
         }
+        None
+    }
+
+    /// Waits for the turn to verify a signature. Other tasks of the runtime run between two turns.
+    async fn turn(&self, by: Deadline) -> Option<Turn<'a>> {
+        let waits = &self.query.state.waits;
+        let turn = self.within(&waits.verification, by, async {
+            let turn = waits.turn.lock().await;
+            tokio::task::yield_now().await;
+            turn
+        });
+        turn.await.ok()
     }
 
     /// Waits for an issuer's keys.
@@ -98,15 +121,15 @@ impl Deciding<'_> {
         if fetched.await.unwrap_or(false) { KeyFetch::Fetched } else { KeyFetch::Failed }
     }
 
-    /// Introspects the request's token. A failure is a result, too: the decision must know of it, because a
-    /// shadow rule lets the request pass all the same.
+    /// Introspects the request's token. A failure is a result, too: under a shadow rule the request passes
+    /// nevertheless.
     async fn introspect(&self, issuer: &IssuerName, by: Deadline) -> Arc<IntrospectionResponse> {
         let state = self.query.state;
         let asked = self.within(&state.waits.introspection, by, async {
             let token = self.policy.authorizer.token_of(self.query.request, clock::now()).ok()??;
-            Some(state.introspectors().ask(issuer, token.bearer().as_str()).await)
+            Some(state.introspectors().introspect(issuer, token.bearer().as_str()).await)
         });
-        let nothing = || Arc::new(IntrospectionResponse { issuer: issuer.clone(), said: TokenState::Unavailable });
+        let nothing = || Arc::new(IntrospectionResponse { issuer: issuer.clone(), state: TokenState::Unavailable });
         asked.await.ok().flatten().unwrap_or_else(nothing)
     }
 
@@ -165,7 +188,7 @@ impl Deciding<'_> {
         let asked = Box::pin(state.replica.spend_proof(&id, keep));
         match self.within(&state.waits.store, by, asked).await {
             Ok(Ok(true)) if or_local => {
-                locally(); // So that it is known here when the store is not.
+                locally(); // So that this process refuses a reuse when the store is unavailable.
                 Spending::First
             }
             Ok(Ok(true)) => Spending::First,
@@ -178,8 +201,8 @@ impl Deciding<'_> {
         }
     }
 
-    /// Whether the store took a sign-out in time, or there is none to take. It holds in this process at once
-    /// whatever the store says.
+    /// Whether the sign-out was stored in time; true if there is none to store. The sign-out applies in this process
+    /// at once, stored or not.
     pub(super) async fn sign_out(&self, revocations: &[Revocation], by: Deadline) -> bool {
         let Query { state, only_asked, .. } = self.query;
         if only_asked || revocations.is_empty() {
@@ -189,14 +212,14 @@ impl Deciding<'_> {
         match self.within(&state.waits.store, by, revoked).await {
             Ok(stored) => stored.is_ok(),
             Err(NoAnswer::Crowded) => {
-                state.replica.hold(revocations.to_vec()); // It was not begun, and is offered to the store later.
+                state.replica.hold(revocations.to_vec()); // The write was not begun: it is offered to the store later.
                 false
             }
             Err(NoAnswer::Late) => false,
         }
     }
 
-    /// Waits for something, in one of the places that there are for those who wait for it.
+    /// Waits for `wanted` until the deadline, if fewer than `max_waiting` decisions wait for the same resource.
     async fn within<T>(&self, waiting: &Waiting, by: Deadline, wanted: impl Future<Output = T>) -> Result<T, NoAnswer> {
         let Some(_place) = waiting.enter(self.policy.max_waiting) else {
             self.query.state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();

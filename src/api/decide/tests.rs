@@ -19,7 +19,11 @@ pub(super) fn panic_if_asked(request: &RequestView<'_>, place: &str) {
 }
 
 fn state() -> Arc<State> {
-    let jwks = crate::dev::DevIssuer::generate().unwrap().jwks().to_string();
+    state_of(&crate::dev::DevIssuer::generate().unwrap())
+}
+
+fn state_of(issuer: &crate::dev::DevIssuer) -> Arc<State> {
+    let jwks = issuer.jwks();
     let text = format!(
         "revocation: {{store: embedded}}\nissuers: [{{name: dev, issuer: \"https://a.test\", audiences: any, keys: {{jwks: {jwks}}}}}]\n\
          rules: [{{name: public, match: {{path_prefix: /public}}, access: public}}]\n"
@@ -28,7 +32,7 @@ fn state() -> Arc<State> {
     assemble::state(&config).unwrap().0
 }
 
-/// The HTTP status that Envoy would be told, over real gRPC.
+/// The HTTP status that Envoy would receive, over real gRPC.
 async fn ask(client: &mut AuthorizationClient<tonic::transport::Channel>, path: &str, panic: Option<&str>) -> i32 {
     let headers = panic.map(|place| ("x-test-panic".to_owned(), place.to_owned())).into_iter().collect();
     let http = HttpRequest { method: "GET".to_owned(), path: path.to_owned(), headers, ..HttpRequest::default() };
@@ -73,4 +77,34 @@ async fn a_panic_refuses_its_request_and_nothing_else() {
         served = server => panic!("the server ended: {served:?}"),
         () = asking => {}
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_is_verified_in_its_turn_or_refused() {
+    let issuer = crate::dev::DevIssuer::generate().unwrap();
+    let state = state_of(&issuer);
+    let now = clock::now().as_secs();
+    let claims = serde_json::json!({"iss": "https://a.test", "sub": "alice", "iat": now, "exp": now + 600});
+    let bearer = format!("Bearer {}", issuer.mint(&claims).unwrap());
+    let headers = [("authorization", bearer.as_bytes())];
+    let request = RequestView { method: "GET", target: "/", headers: &headers, ..RequestView::NOTHING };
+    let reason = |_: &Responder, decision: &Decision<'_>, _: &RequestView<'_>| decision.outcome.denial();
+    let soon = Caller { wait: Some(Duration::from_millis(50)), ..Caller::default() };
+    let query = || Query::new(&state, &request).verified_in_turn();
+
+    let turn = state.waits.turn.lock().await;
+    assert_eq!(decide_at_once(query(), reason), None, "it waits");
+    assert_eq!(decide(query().from_caller(soon), reason).await, Some(Denial::Overloaded), "too late");
+    let places: Vec<_> = (0..1024).map(|_| state.waits.verification.enter(1024).unwrap()).collect();
+    assert_eq!(decide(query(), reason).await, Some(Denial::Overloaded), "too many wait");
+    drop(places);
+    let foreign = [("authorization", b"Bearer x".as_slice())];
+    let unread = RequestView { headers: &foreign, ..request };
+    let refused = decide_at_once(Query::new(&state, &unread).verified_in_turn(), reason);
+    assert_eq!(refused, Some(Some(Denial::MalformedToken)), "no signature is verified for it");
+    drop(turn);
+
+    assert_eq!(decide(query(), reason).await, None, "allowed");
+    let _turn = state.waits.turn.lock().await;
+    assert_eq!(decide_at_once(query(), reason), Some(None), "verified before");
 }

@@ -1,20 +1,19 @@
 //! Security event tokens, pushed or polled: from the text to revocations in the store.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use subtle::ConstantTimeEq;
 use tracing::{info, warn};
 
-use super::{EventSource, Refused, log, revoke, verified};
+use super::{EventSource, Refused, log, receive, revoke, transmitter};
 use crate::authz::api_key::digest_of;
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
-use crate::authz::refusal::{List, Refusal, Shown};
+use crate::authz::refusal::Refusal;
 use crate::authz::revocation::Revocation;
 use crate::authz::signals::{EventOutcome, EventRefusal, EventToken, Transmitter};
-use crate::authz::token::{BearerToken, UnverifiedToken};
+use crate::authz::token::UnverifiedToken;
 use crate::clock;
 use crate::state::{Policy, State};
 
@@ -62,7 +61,7 @@ impl EventError {
             Self::Denied(Denial::UnknownKey, _) => "the security event token is signed by a key that is not published",
             Self::Denied(Denial::AlgorithmNotAllowed, _) => "the algorithm does not fit the key",
             Self::Denied(Denial::BadSignature, _) => "the signature is not valid",
-            Self::Denied(Denial::WrongAudience, _) => "the security event token is meant for another audience",
+            Self::Denied(Denial::WrongAudience, _) => "the security event token is for another audience",
             Self::Denied(Denial::WrongType, _) => "the type of the token is not secevent+jwt",
             Self::Denied(Denial::MissingClaim | Denial::InvalidClaim, _) => "`iss` is missing or not text",
             Self::Denied(Denial::Expired, _) => "the security event token has expired",
@@ -70,9 +69,9 @@ impl EventError {
             Self::Denied(Denial::KeysUnavailable, _) => "the transmitter's keys are not available",
             Self::Denied(_, _) => "the security event token is not valid",
             Self::InvalidState => "the verification event has a state that was not requested",
-            Self::Unauthenticated => "the configured token is needed as `Authorization: Bearer`",
+            Self::Unauthenticated => "the configured token is required as `Authorization: Bearer`",
             Self::AnotherId => "the `jti` of the token is not the id under which it was sent",
-            Self::Store => "the store did not take it",
+            Self::Store => "the revocation is not stored",
         };
         description.into()
     }
@@ -127,20 +126,22 @@ async fn apply(
     delivery: Delivery<'_>,
     source: EventSource,
 ) -> Result<Vec<&'static str>, EventError> {
-    let verify = |policy: &Policy| {
-        let bearer = BearerToken::parse(text.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let from = sender(policy, &unverified, delivery)?;
-        let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
+    let polled = match delivery {
+        Delivery::Pushed(_) => None,
+        Delivery::Polled(name, _) => Some(name),
+    };
+    let sender = |policy: &Policy, token: &UnverifiedToken<'_>| transmitter(policy, token, polled);
+    let check = |policy: &Policy, from: &Transmitter, token: UnverifiedToken<'_>| -> Result<_, Refusal> {
         let target = policy.authorizer.issuer_named(&from.target).ok_or(Denial::UnknownIssuer)?;
-        // Other instances may accept tokens for longer; until their retention is known, no event is too old.
+        // Other instances may accept tokens for longer; until this instance has read their retention, no event is too
+        // old.
         let (own, longest) = (target.retention(), state.replica.longest_retention());
-        let token = from.verify(unverified, own.max(longest.unwrap_or_default()), clock::now()).map_err(refused)?;
+        let token = from.verify(token, own.max(longest.unwrap_or_default()), clock::now())?;
         let retention = longest.map_or(Duration::MAX, |longest| own.max(longest));
         let outcomes = from.outcomes(&token, target, retention, state.replica.clocks());
-        Ok((from.clone(), token, outcomes))
+        Ok((token, outcomes))
     };
-    let (from, token, outcomes) = verified(state, source, verify).await.map_err(EventError::from)?;
+    let (from, (token, outcomes)) = receive(state, source, text, sender, check).await.map_err(EventError::from)?;
     authenticate(&from, &token, delivery)?;
     let outcomes = outcomes.map_err(|refused| match refused {
         EventRefusal::Denied(refusal) => {
@@ -157,26 +158,6 @@ async fn apply(
     revoke(state, source, revocations).await.map_err(|_| EventError::Store)?;
     state.replays.remember(token.id, clock::now());
     Ok(labels)
-}
-
-/// The sender of a token: among several entries with one issuer, the entry whose audience the token names.
-fn sender<'a>(
-    policy: &'a Policy,
-    token: &UnverifiedToken<'_>,
-    delivery: Delivery<'_>,
-) -> Result<&'a Arc<Transmitter>, Refusal> {
-    let issuer = token.unverified_issuer()?;
-    let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
-    if theirs.peek().is_none() {
-        let known = policy.transmitters.iter().map(|from| &from.issuer);
-        let found = format_args!("`iss` is {}; transmitters: {}", Shown(&issuer), List(known));
-        return Err(Refusal::new(Denial::UnknownIssuer, found));
-    }
-    let fits = |from: &&Arc<Transmitter>| match delivery {
-        Delivery::Pushed(_) => from.is_named_by(token),
-        Delivery::Polled(name, _) => from.name == *name,
-    };
-    theirs.find(fits).ok_or_else(|| Denial::WrongAudience.into())
 }
 
 fn authenticate(from: &Transmitter, token: &EventToken, delivery: Delivery<'_>) -> Result<(), EventError> {
@@ -216,7 +197,7 @@ fn results(from: &Transmitter, outcomes: Vec<EventOutcome>) -> (Vec<&'static str
             EventOutcome::Ignored => "ignored",
             EventOutcome::Stale => "stale",
             EventOutcome::Unmapped => {
-                warn!(%transmitter, "a security event names no subject by which tokens could be found");
+                warn!(%transmitter, "a security event does not name a subject that identifies tokens");
                 "unmapped"
             }
         });

@@ -1,7 +1,7 @@
 //! Logout tokens: from the text to a revocation in the store.
 
-use super::{EventSource, Refused, revoke, verified};
-use crate::authz::token::{BearerToken, UnverifiedToken};
+use super::{EventSource, Refused, issuer, receive, revoke};
+use crate::authz::token::{TrustedIssuer, UnverifiedToken};
 use crate::clock;
 use crate::state::{Policy, State};
 
@@ -14,14 +14,10 @@ pub(in crate::api) enum LogoutError {
 
 /// Applies a logout token (OpenID Connect Back-Channel Logout 1.0 section 2.6).
 pub(in crate::api) async fn log_out(state: &State, token: &str) -> Result<(), LogoutError> {
-    let verify = |policy: &Policy| {
-        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
-        issuer.verify_logout(unverified, clock::now()).map_err(refused)
-    };
-    let token = verified(state, EventSource::BackchannelLogout, verify).await.map_err(LogoutError::Denied)?;
+    let check =
+        |_: &Policy, issuer: &TrustedIssuer, token: UnverifiedToken<'_>| issuer.verify_logout(token, clock::now());
+    let verified = receive(state, EventSource::BackchannelLogout, token, issuer, check).await;
+    let (_, token) = verified.map_err(LogoutError::Denied)?;
     if state.replays.knows(&token.id) {
         return Err(LogoutError::Replayed);
     }

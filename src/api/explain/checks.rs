@@ -23,18 +23,18 @@ pub(super) fn checks(
     let token = found.as_ref().and_then(|found| UnverifiedToken::parse(found.bearer()).ok());
     let iss = token.as_ref().and_then(|token| token.unverified_issuer().ok());
     let issuer = iss.as_deref().and_then(|iss| policy.authorizer.issuer(iss).ok()).map(|issuer| &**issuer);
-    let said = TokenState { policy, request, decision, refused, token: token.as_ref(), issuer, now };
+    let context = CheckContext { policy, request, decision, refused, token: token.as_ref(), issuer, now };
     let failed = refused.and_then(Denial::check);
     let passed = |step: Check| match failed {
         Some(failed) if step == failed => Some(false),
         Some(failed) if step > failed => None,
-        // A claim that is missing may be one of those that are read before.
+        // A missing claim may be one of the claims that are read before this check.
         Some(Check::Claims) if step >= Check::Type => None,
         _ => Some(true),
     };
-    let told = Check::ALL.iter().copied().map(|step| {
-        let (expected, got) = said.of(step);
-        let passed = passed(step).filter(|passed| !passed || said.applies(step, is_complete));
+    let checks = Check::ALL.iter().copied().map(|step| {
+        let (expected, got) = context.of(step);
+        let passed = passed(step).filter(|passed| !passed || context.applies(step, is_complete));
         let mut check = json!({"check": step.name(), "passed": passed});
         for (name, value) in [("expected", expected), ("got", got)] {
             if !value.is_null() {
@@ -43,11 +43,11 @@ pub(super) fn checks(
         }
         check
     });
-    told.collect()
+    checks.collect()
 }
 
 /// The values that the checks compare.
-struct TokenState<'a> {
+struct CheckContext<'a> {
     policy: &'a Policy,
     request: &'a RequestView<'a>,
     decision: &'a Decision<'a>,
@@ -57,7 +57,7 @@ struct TokenState<'a> {
     now: Timestamp,
 }
 
-impl TokenState<'_> {
+impl CheckContext<'_> {
     /// Whether a decision that was not refused here has looked at it.
     fn applies(&self, step: Check, is_complete: bool) -> bool {
         let (rule, evidence) = (self.decision.rule, &self.decision.evidence);
@@ -90,7 +90,7 @@ impl TokenState<'_> {
         }
     }
 
-    /// What a check expects, and what the request has; null where there is nothing to compare.
+    /// The expected value of a check, and the request's; null where there is nothing to compare.
     fn of(&self, step: Check) -> (Value, Value) {
         let require = &self.decision.rule.require;
         let (token, issuer) = (self.token, self.issuer);

@@ -1,4 +1,4 @@
-//! `GET /v1/about`: what this service is, and what the caller's admin key may do.
+//! `GET /v1/about`: this service's configuration, and the permissions of the caller's admin key.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::AnyKey;
-use super::problem::AdminErrors;
-use crate::authz::admin_key::Permission;
 use crate::authz::claims::ClaimPath;
 use crate::authz::rule::OnStale;
+use crate::state::admin_key::Permission;
 
-/// The service as a client of its API needs to know it.
+/// The service, as far as a client of its API needs its description.
 #[derive(Serialize, ToSchema)]
 pub(super) struct About {
     version: &'static str,
     /// The name of the caller's admin key.
     key: String,
-    /// What the key may do: `read`, `revoke`, `register`.
-    may: Vec<&'static str>,
+    /// The key's permissions: `read`, `revoke`, `register`.
+    #[schema(value_type = Vec<String>)]
+    may: Vec<Permission>,
     issuers: Vec<AboutIssuer>,
     /// The names of the rules, in their order.
     rules: Vec<String>,
@@ -28,7 +28,7 @@ pub(super) struct About {
     store: &'static str,
     /// The age from which on a view is not relied on, in milliseconds.
     max_staleness_ms: u64,
-    /// What happens then: `deny`, `allow` or `lookup`.
+    /// The effect of a view older than `max_staleness_ms`: `deny`, `allow` or `lookup`.
     on_stale: &'static str,
     /// The most items on one page of a list.
     list_page: usize,
@@ -47,7 +47,8 @@ struct AboutIssuer {
     claims: AboutClaims,
 }
 
-/// Which claims name what: the first that a token has; one with `/` at its start is a JSON pointer.
+/// The claims from which an identity is read, the first present one counts; a name with `/` at its start is a JSON
+/// pointer.
 #[derive(Serialize, ToSchema)]
 #[expect(clippy::struct_field_names, reason = "as in `issuers[].claims`")]
 struct AboutClaims {
@@ -56,14 +57,14 @@ struct AboutClaims {
     client_id: Vec<String>,
 }
 
-/// Says what this service is, and what the caller's key may do.
+/// Describes this service and the permissions of the caller's key.
 #[utoipa::path(
     get, path = "/v1/about", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "The service and the key.", body = About), AdminErrors)
+    responses((status = 200, description = "The service, and the name and permissions of the key.", body = About), AnyKey)
 )]
 pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum::Json<About> {
     let policy = http.state.policy();
-    let permissions = [(Permission::Read, "read"), (Permission::Revoke, "revoke"), (Permission::Register, "register")];
+    let permissions = [Permission::Read, Permission::Revoke, Permission::Register];
     let authorizer = &policy.authorizer;
     let issuers = authorizer.issuers.iter().map(|issuer| AboutIssuer {
         name: issuer.name.to_string(),
@@ -77,7 +78,7 @@ pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum
     });
     axum::Json(About {
         version: env!("CARGO_PKG_VERSION"),
-        may: permissions.into_iter().filter(|(permission, _)| key.may(*permission)).map(|(_, name)| name).collect(),
+        may: permissions.into_iter().filter(|permission| key.may(*permission)).collect(),
         key: key.name.to_string(),
         issuers: issuers.collect(),
         rules: authorizer.rules.iter().map(|rule| rule.name.to_string()).collect(),
@@ -89,7 +90,7 @@ pub(super) async fn about(State(http): State<Http>, AnyKey(key): AnyKey) -> axum
             OnStale::Lookup => "lookup",
         },
         list_page: http.limits.list_page,
-        receipt_timeout_ms: millis(http.limits.receipt_timeout.min(http.limits.timeout)),
+        receipt_timeout_ms: millis(http.limits.receipt_timeout.min(*http.limits.http_timeout)),
     })
 }
 

@@ -1,7 +1,7 @@
 //! `/console/`: the operator's console, off unless `console.enabled` is set.
 //!
-//! Static files of this binary. What the page shows and does, it does by the HTTP API with the admin key that its user
-//! enters, and keeps it in the page's memory alone. Nothing here needs a key, and nothing here tells anything.
+//! Static files of this binary. The page uses only the HTTP API, with the admin key that its user enters, and keeps
+//! the key in the page's memory alone. These files need no key and contain no data.
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -21,7 +21,7 @@ macro_rules! files {
 
 const HTML: &str = "text/html; charset=utf-8";
 
-/// The page, and what it loads.
+/// The page, and the files that it loads.
 const PAGE: &[u8] = include_bytes!("console/index.html");
 const FILES: [(&str, &str, &[u8]); 10] = files! {
     "app.js": "text/javascript; charset=utf-8",
@@ -51,7 +51,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
-/// Its routes; a listener for nothing but admin keys leads there from `/`.
+/// Its routes; a listener for admin keys only redirects there from `/`.
 pub(super) fn router(part: Part) -> Router<Http> {
     let to_page = || async { (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, "/console/")]) };
     let routes = Router::new()

@@ -1,4 +1,4 @@
-//! `GET /v1/events`: what changes, as server-sent events (WHATWG HTML section 9.2).
+//! `GET /v1/events`: changes, as server-sent events (WHATWG HTML section 9.2).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,24 +13,25 @@ use serde_json::json;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use super::extract::{MayRead, bearer};
-use super::problem::{AdminErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use super::{Http, instances, refusals};
-use crate::authz::admin_key::Permission;
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::revocation::Kind;
+use crate::state::admin_key::Permission;
 
-/// Marks a response whose body goes on for as long as its peer takes it: its connection is not idle meanwhile.
+/// Marks a response whose body is open-ended: its connection is not idle meanwhile.
 #[derive(Clone, Copy, Debug)]
-pub struct GoesOn;
+pub struct OpenEnded;
 
-/// Between two looks at what has changed.
+/// The interval of checks for changes.
 const TICK: Duration = Duration::from_secs(1);
-/// The fleet is listed so much less often for each of its instances: a thousand, every ten seconds.
+/// The listing interval grows by this for each instance of the fleet: a thousand instances are listed every ten
+/// seconds.
 const PER_INSTANCE: Duration = Duration::from_millis(10);
-/// A comment is sent after so many looks without news, so that what stands between keeps the connection.
+/// After this number of checks without news a comment is sent, so that proxies keep the connection.
 const QUIET: u32 = 15;
 
-/// What those who watch share.
+/// The state that all watchers share.
 pub(super) struct Watching {
     permits: Arc<Semaphore>,
     /// The last listing of the fleet, and when it is old: the store is asked once for all who watch.
@@ -48,18 +49,18 @@ impl Default for Watching {
     }
 }
 
-/// Sends what changes, as server-sent events.
+/// Sends changes, as server-sent events.
 ///
-/// `instances` has the body of `/v1/instances`, every second, less often in a fleet of more than a hundred; `refusals`,
-/// that of `/v1/refusals`, and `revocations`, how many of each kind there are, at most once in a second after they
-/// changed. `end` is the last: its `reason` is `draining`, or `credentials` when the key is not configured any more or
-/// may not read any more. At most 8 watch an instance at once.
+/// `instances` has the body of `/v1/instances`, every second, less often in a fleet of more than a hundred; `refusals`
+/// has that of `/v1/refusals`, and `revocations` the number of each kind, at most once in a second after a change.
+/// `end` is the last event: its `reason` is `draining`, or `credentials` when the key is not configured any more or
+/// may not read any more. At most 8 clients watch an instance at once.
 #[utoipa::path(
     get, path = "/v1/events", operation_id = "watch", tag = "operation", security(("admin_key" = [])),
     responses(
-        (status = 200, description = "Events.", body = String, content_type = "text/event-stream"),
-        AdminErrors,
-        (status = 429, description = "Enough watch this instance.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 200, description = "A stream of server-sent events.", body = String, content_type = "text/event-stream"),
+        MayRead,
+        (status = 429, description = "Too many clients read the events of this instance.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn events(
@@ -68,8 +69,12 @@ pub(super) async fn events(
     headers: HeaderMap,
 ) -> Result<Response<Body>, Problem> {
     let permit = http.watching.permits.clone().try_acquire_owned();
-    let permit =
-        permit.map_err(|_| Problem::new(Error::Busy, "enough watch this instance: close one, or ask another"))?;
+    let permit = permit.map_err(|_| {
+        Problem::new(
+            Error::Busy,
+            "too many clients read the events of this instance: close one, or use another instance",
+        )
+    })?;
     let key = digest_of(bearer(&headers).unwrap_or_default());
     let watch =
         Watch { http, key, _permit: permit, due: VecDeque::new(), seen: Seen::default(), quiet: 0, over: false };
@@ -79,21 +84,21 @@ pub(super) async fn events(
     }))))
 }
 
-/// A response that goes on.
+/// An open-ended response.
 pub(super) fn respond(body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response.extensions_mut().insert(GoesOn);
+    response.extensions_mut().insert(OpenEnded);
     response
 }
 
-/// An event as it is sent; JSON has no line breaks.
+/// One event of the stream; JSON has no line breaks.
 pub(super) fn event(name: &str, data: &impl Serialize) -> String {
     format!("event: {name}\ndata: {}\n\n", serde_json::to_string(data).unwrap_or_default())
 }
 
-/// One who watches.
+/// A watcher.
 struct Watch {
     http: Http,
     /// The SHA-256 of the admin key.
@@ -105,7 +110,7 @@ struct Watch {
     over: bool,
 }
 
-/// What was sent last.
+/// The state that was sent last.
 #[derive(Default)]
 struct Seen {
     fleet: Option<Arc<str>>,

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::{Json, MayRead};
-use super::problem::{AdminErrors, BodyErrors, Error, Problem};
+use super::problem::{Error, Problem};
 use crate::api::decide::{Deciding, Query, decide_with};
 use crate::api::explain;
 use crate::authz::authorizer::Decision;
@@ -81,15 +81,15 @@ fn localhost() -> String {
 
 /// Decides a request and explains the decision, step by step.
 ///
-/// The revocations that this instance knows are consulted, and the store where the policy requires it. Nothing is
+/// Consults the revocations that this instance has applied, and the store where the policy requires it. Nothing is
 /// recorded: a sign-out rule revokes nothing here.
 #[utoipa::path(
     post, path = "/v1/explain", tag = "operation", security(("admin_key" = [])),
     request_body = ExplainRequest,
     responses(
         (status = 200, description = "The decision with each of its `checks` (`check`, `passed`, `expected`, `got`) and the established facts: rule, access, api_client, keys, token, verified, revocation, requirements, answer, the open `streams`; and `detail`, the fault of the token.", body = Object),
-        BodyErrors,
-        AdminErrors,
+        Json<ExplainRequest>,
+        MayRead,
     )
 )]
 pub(super) async fn explain(
@@ -124,7 +124,7 @@ pub(super) async fn explain(
     explained.map(axum::Json).ok_or_else(|| Problem::new(Error::NotTaken, "the decision failed"))
 }
 
-/// The number of open streams at this instance, and of those that a revocation of each of the token's targets would
+/// The number of open streams at this instance, and the number that a revocation of each of the token's targets would
 /// end.
 fn streams(state: &State, token: Option<&VerifiedToken>) -> Value {
     let streams = state.streams();

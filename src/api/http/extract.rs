@@ -1,6 +1,7 @@
 //! Extractors of handlers: the caller's permission, a JSON body, query parameters. Each refuses
 //! with a problem.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
@@ -8,10 +9,13 @@ use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::de::DeserializeOwned;
+use utoipa::IntoResponses;
+use utoipa::openapi::{self, RefOr};
 
 use super::Http;
-use super::problem::{Error, Problem};
-use crate::authz::admin_key::{AdminKey, Permission};
+use super::openapi::errors;
+use super::problem::{Error, MEDIA_TYPE, Problem, ProblemDetails};
+use crate::state::admin_key::{AdminKey, Permission};
 
 /// The name of an admin key that may revoke.
 pub(super) struct MayRevoke(pub(super) Arc<str>);
@@ -22,7 +26,7 @@ pub(super) struct MayRegister(pub(super) Arc<str>);
 /// Proof that the caller's admin key may read.
 pub(super) struct MayRead;
 
-/// The caller's admin key, whatever it may.
+/// The caller's admin key, with any permission.
 pub(super) struct AnyKey(pub(super) AdminKey);
 
 impl FromRequestParts<Http> for MayRevoke {
@@ -57,11 +61,33 @@ impl FromRequestParts<Http> for AnyKey {
     }
 }
 
+/// The refusals of an endpoint that takes one of these extractors.
+macro_rules! refuses_keys {
+    ($($extractor:ident)+) => {$(
+        impl IntoResponses for $extractor {
+            fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+                errors::<ProblemDetails, _>(
+                    MEDIA_TYPE,
+                    [
+                        (StatusCode::UNAUTHORIZED, "No admin key, or an unknown one."),
+                        (StatusCode::FORBIDDEN, "The key may not do this, or none is configured."),
+                    ],
+                )
+            }
+        }
+    )+};
+}
+
+refuses_keys! { MayRevoke MayRegister MayRead AnyKey }
+
 /// The name of the caller's admin key (RFC 6750 section 2.1), if it has the permission.
 pub(super) fn admin_key(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Arc<str>, Problem> {
     let key = known_key(http, headers)?;
     if !key.may(permission) {
-        return Err(Problem::new(Error::NotPermitted, "its `may` in admin.keys does not list what this needs"));
+        return Err(Problem::new(
+            Error::NotPermitted,
+            "the `may` of this key in admin.keys lacks the permission that this endpoint requires",
+        ));
     }
     Ok(key.name)
 }
@@ -104,9 +130,9 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
         let too_large = || Problem::new(Error::TooLarge, "limits.http_body_bytes in the configuration is the bound");
         let announced =
             request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced
-            .is_some_and(|length: u64| usize::try_from(length).map_or(true, |length| length > http.limits.body_bytes))
-        {
+        if announced.is_some_and(|length: u64| {
+            usize::try_from(length).map_or(true, |length| length > http.limits.http_body_bytes)
+        }) {
             return Err(too_large()); // Refused at once, before the body is read.
         }
         let body = Bytes::from_request(request, http).await.map_err(|rejection| match rejection.status() {
@@ -129,6 +155,20 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
         })?;
         reader.end().map_err(|error| Problem::new(Error::MalformedJson, error.to_string()))?;
         Ok(Self(value))
+    }
+}
+
+impl<T> IntoResponses for Json<T> {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        errors::<ProblemDetails, _>(
+            MEDIA_TYPE,
+            [
+                (StatusCode::BAD_REQUEST, "The body is not JSON, or the token in it is not valid."),
+                (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not JSON."),
+                (StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid; `pointer` names it."),
+            ],
+        )
     }
 }
 

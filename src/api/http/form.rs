@@ -1,6 +1,6 @@
 //! Bodies of forms, and the errors of OAuth 2.0 (RFC 6749 section 5.2), which these endpoints share.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
@@ -10,12 +10,16 @@ use axum::response::IntoResponse;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::sync::OwnedSemaphorePermit;
+use utoipa::openapi::{self, RefOr};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::Http;
+use super::openapi::errors;
 use crate::api::event_source::EventSource;
-use crate::authz::admin_key::Permission;
+use crate::state::admin_key::Permission;
 
 /// An OAuth 2.0 error (RFC 6749 section 5.2).
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -25,9 +29,9 @@ pub(super) enum OAuthError {
     /// The message in the form has this fault.
     InvalidMessage(Box<str>),
     TooLarge,
-    /// No credentials, or wrong ones.
+    /// The credentials are missing or wrong.
     InvalidClient(&'static str),
-    /// The key is known, but lacks the permission, or no keys are configured.
+    /// The key is configured, but lacks the permission; or no keys are configured.
     UnauthorizedClient(&'static str),
     UnsupportedTokenType,
     /// Too many requests at once.
@@ -43,34 +47,34 @@ pub(super) struct OAuthErrorBody {
     error_description: String,
 }
 
-/// The error responses of every endpoint with such a form, for the OpenAPI document.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
-pub(super) enum FormErrors {
-    /// Not such a form, or its content is refused.
-    #[response(status = 400)]
-    Invalid(OAuthErrorBody),
-    /// The body is too large.
-    #[response(status = 413)]
-    TooLarge(OAuthErrorBody),
-    /// Too many such requests at once; nothing was applied.
-    #[response(status = 429)]
-    Busy(OAuthErrorBody),
-    /// Not stored; try again after `Retry-After`.
-    #[response(status = 503)]
-    Unavailable(OAuthErrorBody),
+/// The refusals of an endpoint with such a form.
+impl IntoResponses for OAuthError {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        errors::<OAuthErrorBody, _>(
+            "application/json",
+            [
+                (StatusCode::BAD_REQUEST, "Not such a form, or its content is refused."),
+                (StatusCode::PAYLOAD_TOO_LARGE, "The body is too large."),
+                (StatusCode::TOO_MANY_REQUESTS, "Too many requests of this kind at once; nothing was applied."),
+                (StatusCode::SERVICE_UNAVAILABLE, "Not stored; try again after `Retry-After`."),
+            ],
+        )
+    }
 }
 
-/// The result of a credential check.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
-pub(super) enum ClientErrors {
-    /// The credentials are missing or not known.
-    #[response(status = 401)]
-    Unknown(OAuthErrorBody),
-    /// The key may not do this.
-    #[response(status = 403)]
-    NotPermitted(OAuthErrorBody),
+/// The name of a client's admin key; `None` without credentials.
+pub(super) struct Client(pub(super) Option<Arc<str>>);
+
+impl IntoResponses for Client {
+    fn responses() -> BTreeMap<String, RefOr<openapi::Response>> {
+        errors::<OAuthErrorBody, _>(
+            "application/json",
+            [
+                (StatusCode::UNAUTHORIZED, "The credentials are missing or not known."),
+                (StatusCode::FORBIDDEN, "The key may not do this."),
+            ],
+        )
+    }
 }
 
 impl OAuthError {
@@ -96,7 +100,9 @@ impl OAuthError {
             Self::UnsupportedTokenType => {
                 (StatusCode::BAD_REQUEST, "unsupported_token_type", "tokens of this kind cannot be revoked here")
             }
-            Self::Busy => (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many such requests at once"),
+            Self::Busy => {
+                (StatusCode::TOO_MANY_REQUESTS, "temporarily_unavailable", "too many requests of this kind at once")
+            }
             Self::Unavailable(detail) => (StatusCode::SERVICE_UNAVAILABLE, "temporarily_unavailable", detail),
         }
     }
@@ -135,19 +141,21 @@ pub(super) fn count(http: &Http, source: EventSource, result: Result<&'static st
     source.count(&http.state, result.unwrap_or_else(|error| error));
 }
 
-/// The parameters of a form (RFC 6749 appendix B), each there once at most.
-pub(super) async fn read(http: &Http, request: Request) -> Result<HashMap<String, String>, OAuthError> {
+/// The parameters of a form (RFC 6749 appendix B), each there once at most. A parameter without a value counts as left
+/// out (section 3.1), so each field of `T` is an optional text.
+pub(super) async fn read<T: DeserializeOwned>(http: &Http, request: Request) -> Result<T, OAuthError> {
     if media_type(request.headers()).as_deref() != Some("application/x-www-form-urlencoded") {
         return Err(OAuthError::InvalidRequest("send `Content-Type: application/x-www-form-urlencoded`"));
     }
     let body = read_body(http, request).await?;
-    let mut form = HashMap::new();
+    let mut form = Map::new();
     for (name, value) in url::form_urlencoded::parse(&body) {
-        if form.insert(name.into_owned(), value.into_owned()).is_some() {
+        let value = if value.is_empty() { Value::Null } else { Value::String(value.into_owned()) };
+        if form.insert(name.into_owned(), value).is_some() {
             return Err(OAuthError::InvalidRequest("a parameter is repeated"));
         }
     }
-    Ok(form)
+    T::deserialize(Value::Object(form)).map_err(|_| OAuthError::InvalidRequest("a parameter is not text"))
 }
 
 /// A body within the bounds of `limits.http_body_bytes`.
@@ -164,11 +172,10 @@ pub(super) fn media_type(headers: &HeaderMap) -> Option<String> {
     field.split(';').next().map(|media_type| media_type.trim().to_ascii_lowercase())
 }
 
-/// The name of the client's admin key, by `Bearer KEY` or `Basic NAME:KEY` (RFC 6749 section 2.3.1); `None`
-/// without credentials.
-pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Option<Arc<str>>, OAuthError> {
+/// The client, by `Bearer KEY` or `Basic NAME:KEY` (RFC 6749 section 2.3.1).
+pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -> Result<Client, OAuthError> {
     let mut fields = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(field) = fields.next() else { return Ok(None) };
+    let Some(field) = fields.next() else { return Ok(Client(None)) };
     let wrong = OAuthError::InvalidClient("the key is not in admin.keys");
     if fields.next().is_some() {
         return Err(OAuthError::InvalidClient("more than one Authorization header"));
@@ -180,7 +187,7 @@ pub(super) fn client(http: &Http, headers: &HeaderMap, permission: Permission) -
     if !found.may(permission) {
         return Err(OAuthError::UnauthorizedClient("`may` of this key in admin.keys does not list this permission"));
     }
-    Ok(Some(found.name.clone()))
+    Ok(Client(Some(found.name.clone())))
 }
 
 fn credentials(field: &[u8]) -> Option<(Option<String>, Vec<u8>)> {

@@ -25,7 +25,7 @@
 //!   forwarded: the other cookies are set in its place. The client's copies and look-alikes, and the token with
 //!   `token.forward: false`, are removed by `x-envoy-auth-headers-to-remove`, which Envoy applies without
 //!   configuration (every answer has it: Envoy with `path_override` sends the same request as nginx, and the other
-//!   proxies ignore it). `allowed_headers` must let through what the decision reads (cookies, API key).
+//!   proxies ignore it). `allowed_headers` must list the other headers that the decision reads (cookies, API key).
 //! - nginx: `auth_request_set` and `proxy_set_header` for each identity header, which drops the client's copy.
 //!   Look-alikes are dropped by its defaults (`underscores_in_headers off`, `ignore_invalid_headers on`). nginx
 //!   accepts 2xx, 401 and 403 only: 400 and 503 become 500.
@@ -88,7 +88,7 @@ pub(super) async fn forward_auth(State(http): State<Http>, request: Request) -> 
     }
 }
 
-/// 200, with the headers that the proxy sets, and those that Envoy removes.
+/// 200, with the headers that the proxy sets, and the list of those that Envoy removes.
 fn leave(forward: &Forward<'_>, kept: Option<Duration>, varies: &str) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();

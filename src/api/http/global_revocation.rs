@@ -15,20 +15,20 @@ use utoipa::ToSchema;
 use super::Http;
 use super::extract::{Json, admin_key, bearer};
 use super::form::admit;
-use super::problem::{BodyErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use super::revocations::clock_skew;
-use crate::api::event_source::{EventSource, Refused, revoke, verified};
-use crate::authz::admin_key::Permission;
+use crate::api::event_source::{EventSource, receive, revoke, transmitter};
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
 use crate::authz::replay::MessageId;
 use crate::authz::revocation::{Kind, Note, Revocation, Target};
 use crate::authz::signals::{Transmitter, Unmapped, user_targets};
-use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
+use crate::authz::token::{TrustedIssuer, UnverifiedToken};
 use crate::clock;
 use crate::state::Policy;
+use crate::state::admin_key::Permission;
 
-/// The subject whose tokens end.
+/// The subject whose tokens are revoked.
 #[derive(Deserialize, ToSchema)]
 pub(super) struct GlobalRevocationRequest {
     /// A subject identifier (RFC 9493): `format` is `iss_sub`, `opaque`, `email` or `aliases`.
@@ -52,13 +52,13 @@ enum Caller {
     post, path = "/global-token-revocation", tag = "sign-out", security(("admin_key" = []), ("assertion" = [])),
     request_body = GlobalRevocationRequest,
     responses(
-        (status = 204, description = "Revoked, and in the store."),
-        (status = 401, description = "No credentials, or not valid ones.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 204, description = "The user's tokens are revoked, and the revocation is stored."),
+        (status = 401, description = "The credentials are missing or not valid.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 403, description = "The key may not revoke.", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 404, description = "The subject is not of an issuer that is configured.", body = ProblemDetails, content_type = "application/problem+json"),
-        BodyErrors,
-        (status = 429, description = "Too many such requests at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 503, description = "Not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 404, description = "The issuer of the subject is not configured.", body = ProblemDetails, content_type = "application/problem+json"),
+        Json<GlobalRevocationRequest>,
+        (status = 429, description = "Too many requests of this kind at once; nothing was applied.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "The revocation is not stored; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn global_token_revocation(
@@ -91,7 +91,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
             )
         }
     };
-    http.state.replica.learn_leads().await;
+    http.state.replica.read_leads().await;
     let instant = target.instant(Kind::User, http.state.replica.clocks()).map_err(clock_skew)?;
     let note = match &caller {
         Caller::Operator(by) => Note::new(clock::now(), by, ""),
@@ -101,7 +101,7 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
     let revocations = users.into_iter().map(closing).collect();
     revoke(&http.state, EventSource::GlobalRevocation, revocations).await.map_err(|error| {
         let detail = "the revocation applies in this instance, other instances may not know it: try again";
-        Problem::new(Error::StoreUnavailable, detail).because(error.label())
+        Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
     })?;
     match caller {
         Caller::Operator(by) => info!(%by, "a user's tokens revoked"),
@@ -140,7 +140,8 @@ fn unmapped(subject: &Map<String, Value>, error: Unmapped, is_known: impl Fn(&st
     }
     let named = subject.get("iss").and_then(Value::as_str);
     if named.is_some_and(|iss| !is_known(iss)) {
-        return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for it").at("/sub_id/iss");
+        return Problem::new(Error::UnknownUser, "`iss` is not an issuer that is configured for this transmitter")
+            .at("/sub_id/iss");
     }
     let detail = "must be a subject identifier (RFC 9493) in a format that is configured, with all its members";
     Problem::new(Error::InvalidSubject, detail).at("/sub_id")
@@ -160,26 +161,17 @@ async fn authenticate(http: &Http, headers: &HeaderMap) -> Result<Caller, Proble
     }
     let realm = http.state.policy().responder.realm().to_owned();
     let refused = |denial: Denial| match denial {
-        Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).because(denial.label()),
-        _ => Problem::new(Error::UnknownCredentials, "the JWT is not of a transmitter that may revoke here")
-            .because(denial.label())
+        Denial::KeysUnavailable => Problem::new(Error::KeysUnavailable, denial.message()).with_reason(denial.label()),
+        _ => Problem::new(Error::UnknownCredentials, "the JWT is not from a transmitter that may revoke")
+            .with_reason(denial.label())
             .challenging(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
     };
-    let verify = |policy: &Policy| {
-        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = unverified.unverified_issuer()?;
-        let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
-        theirs.peek().ok_or(Denial::UnknownIssuer)?;
-        let from = theirs.find(|from| from.is_named_by(&unverified)).ok_or(Denial::WrongAudience)?;
-        let refused = |refusal| Refused { refusal, issuer: Some(from.name.clone()) };
-        let id = from.authenticate(unverified, clock::now()).map_err(refused)?;
-        Ok((from.clone(), id))
-    };
-    let verified = verified(&http.state, EventSource::GlobalRevocation, verify).await;
+    let signer = |policy: &Policy, token: &UnverifiedToken<'_>| transmitter(policy, token, None);
+    let check = |_: &Policy, from: &Transmitter, token: UnverifiedToken<'_>| from.authenticate(token, clock::now());
+    let verified = receive(&http.state, EventSource::GlobalRevocation, token, signer, check).await;
     let (from, id) = verified.map_err(|error| refused(error.refusal.denial))?;
     if http.state.replays.knows(&id) {
-        return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").because("replayed"));
+        return Err(Problem::new(Error::UnknownCredentials, "this JWT was used before").with_reason("replayed"));
     }
     Ok(Caller::Transmitter(from, id))
 }

@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 use super::about::millis;
 use super::extract::MayRead;
 use super::probes::Readiness;
-use super::problem::AdminErrors;
 use super::{Http, Missing};
 use crate::state::Peer;
 
@@ -19,11 +18,11 @@ pub(super) struct Instances {
     instances: Vec<Instance>,
     /// False: the store did not return the others.
     complete: bool,
-    /// The age from which on a view is not relied on, in milliseconds; as the one that answers has it.
+    /// The age from which on a view is not relied on, in milliseconds, by the configuration of the answering instance.
     max_staleness_ms: u64,
-    /// Why the one that answers is not ready, as in `/readyz?fresh`; empty when it is.
+    /// Why the answering instance is not ready, as in `/readyz?fresh`; empty when it is.
     missing: Vec<NotReady>,
-    /// What to mend though it is ready.
+    /// The faults to repair although the instance is ready.
     warnings: Vec<NotReady>,
 }
 
@@ -44,8 +43,8 @@ struct Instance {
     /// `service`, or `module` inside Envoy.
     role: String,
     uptime_seconds: u64,
-    /// The time since the start of its last completed read of the store, as far as is known here; null
-    /// before the first, and while a gap is being repaired.
+    /// The time since the start of its last completed read of the store, as far as the answering instance has read;
+    /// null before the first, and while a gap is being repaired.
     view_age_ms: Option<u64>,
     /// Everything in the log up to here is applied.
     position: String,
@@ -63,7 +62,7 @@ struct Instance {
 /// An instance that ended without removing its lease is listed until the lease expires.
 #[utoipa::path(
     get, path = "/v1/instances", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "The instances.", body = Instances), AdminErrors)
+    responses((status = 200, description = "The instances of the fleet.", body = Instances), MayRead)
 )]
 pub(super) async fn instances(State(http): State<Http>, _: MayRead) -> axum::Json<Instances> {
     axum::Json(fleet(&http).await)

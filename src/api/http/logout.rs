@@ -30,16 +30,16 @@ pub(super) struct LogoutQuery {
 
 /// Signs out the holder of an access token.
 ///
-/// 204, also when the token has expired or is revoked already; a revoked token ends nothing but itself, whatever `all`
-/// says. A token that does not verify is refused. A token in a cookie does not count, because other sites could make the
-/// browser send it.
+/// Answers 204, also when the token has expired or is revoked already; with a revoked token only the token itself is
+/// signed out, whatever `all` is. A token that does not verify is refused. A token in a cookie does not count, because
+/// other sites could make the browser send it.
 #[utoipa::path(
     post, path = "/logout", tag = "sign-out", params(LogoutQuery), security(("access_token" = [])),
     responses(
-        (status = 204, description = "Signed out."),
-        (status = 400, description = "More than one token, or a request that cannot be understood.", content((Object = "application/json"), (ProblemDetails = "application/problem+json"))),
-        (status = 403, description = "A page of a site that is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
-        (status = 401, description = "No token, or one that does not verify.", body = Object),
+        (status = 204, description = "The sign-out is stored."),
+        (status = 400, description = "The request has more than one token, or is malformed.", content((Object = "application/json"), (ProblemDetails = "application/problem+json"))),
+        (status = 403, description = "The origin of the page is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 401, description = "The token is missing or not valid.", body = Object),
         (status = 503, description = "The sign-out is not stored; try again after `Retry-After`.", body = Object),
     )
 )]
@@ -83,8 +83,8 @@ pub(super) async fn logout(
 #[utoipa::path(
     options, path = "/logout", tag = "sign-out",
     responses(
-        (status = 204, description = "They may."),
-        (status = 403, description = "A page of a site that is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 204, description = "The page may call `/logout`."),
+        (status = 403, description = "The origin of the page is not in `listen.cors_origins`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn preflight(

@@ -5,30 +5,31 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tracing::info;
 use utoipa::ToSchema;
 
 use super::Http;
-use super::form::{ClientErrors, FormErrors, OAuthError, admit, client, count, read};
-use crate::api::event_source::{EventSource, Refused, revoke, verified};
+use super::form::{Client, OAuthError, admit, client, count, read};
+use crate::api::event_source::{EventSource, issuer, receive, revoke};
 use crate::api::token_request::decide_token;
-use crate::authz::admin_key::Permission;
 use crate::authz::authorizer::{Decision, Outcome};
 use crate::authz::claims::scopes;
 use crate::authz::denial::Denial;
 use crate::authz::dpop;
 use crate::authz::revocation::Kind;
 use crate::authz::rule::{Access, ApiKeyUse, Rule, SignOut, Then};
-use crate::authz::token::{BearerToken, UnverifiedToken, VerifiedToken};
+use crate::authz::token::{TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::state::Policy;
+use crate::state::admin_key::Permission;
 
 /// The form of both endpoints.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct TokenForm {
-    token: String,
+    #[schema(value_type = String, required)]
+    token: Option<String>,
     /// `access_token` or `refresh_token`.
     token_type_hint: Option<String>,
 }
@@ -42,9 +43,9 @@ pub(super) struct TokenForm {
     post, path = "/oauth2/revoke", tag = "sign-out", security((), ("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "The token, if it was one, is not accepted any more."),
-        FormErrors,
-        ClientErrors,
+        (status = 200, description = "The token is no longer accepted, or never was."),
+        OAuthError,
+        Client,
     )
 )]
 pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Response<Body> {
@@ -57,12 +58,11 @@ pub(super) async fn revocation(State(http): State<Http>, request: Request) -> Re
 }
 
 async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAuthError> {
-    let by = client(http, request.headers(), Permission::Revoke)?;
-    let form = read(http, request).await?;
+    let Client(by) = client(http, request.headers(), Permission::Revoke)?;
+    let TokenForm { token, token_type_hint } = read(http, request).await?;
     let _permit = admit(http).ok_or(OAuthError::Busy)?;
-    let token = form.get("token").filter(|token| !token.is_empty());
-    let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
-    let hinted = form.get("token_type_hint").is_some_and(|hint| hint == "refresh_token");
+    let token = &*token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
+    let hinted = token_type_hint.is_some_and(|hint| hint == "refresh_token");
     let rule = Rule {
         name: EventSource::Revoke.label().into(),
         access: Access::SignOut(SignOut { scope: Kind::Token, then: Then::Respond }),
@@ -100,15 +100,11 @@ enum RefreshError {
 }
 
 async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<(), RefreshError> {
-    let verify = |policy: &Policy| {
-        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let refused = |refusal| Refused { refusal, issuer: Some(issuer.name.clone()) };
-        issuer.sign_out_by_refresh_token(unverified, hinted, clock::now()).map_err(refused)
+    let check = |_: &Policy, issuer: &TrustedIssuer, token: UnverifiedToken<'_>| {
+        issuer.sign_out_by_refresh_token(token, hinted, clock::now())
     };
-    let refused = |refused: Refused| RefreshError::Denied(refused.refusal.denial);
-    let revocation = verified(&http.state, EventSource::Revoke, verify).await.map_err(refused)?;
+    let verified = receive(&http.state, EventSource::Revoke, token, issuer, check).await;
+    let (_, revocation) = verified.map_err(|refused| RefreshError::Denied(refused.refusal.denial))?;
     revoke(&http.state, EventSource::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
 }
 
@@ -128,23 +124,23 @@ const fn passing(denial: Denial) -> Option<&'static str> {
 
 /// Returns whether a token is accepted here, by the same decision as for a request that carries it.
 ///
-/// Every other token is answered `active: false` alone, whatever the cause (RFC 7662 section 2.2). Credentials: an
+/// Every other token is answered with `active: false` only, whatever the cause (RFC 7662 section 2.2). Credentials: an
 /// admin key that may `read`, as `Bearer KEY` or `Basic NAME:KEY`.
 #[utoipa::path(
     post, path = "/oauth2/introspect", tag = "operation", security(("admin_key" = []), ("client" = [])),
     request_body(content = TokenForm, content_type = "application/x-www-form-urlencoded"),
     responses(
         (status = 200, description = "`active`, and the claims of an active token.", body = Object),
-        FormErrors,
-        ClientErrors,
+        OAuthError,
+        Client,
     )
 )]
 pub(super) async fn introspection(State(http): State<Http>, request: Request) -> Response<Body> {
-    let said = introspect(&http, request).await;
-    let label = |said: &Value| if said["active"] == true { "active" } else { "inactive" };
-    count(&http, EventSource::Introspect, said.as_ref().map(label).map_err(OAuthError::label));
-    match said {
-        Ok(said) => Json(said).into_response(),
+    let response = introspect(&http, request).await;
+    let label = |response: &Value| if response["active"] == true { "active" } else { "inactive" };
+    count(&http, EventSource::Introspect, response.as_ref().map(label).map_err(OAuthError::label));
+    match response {
+        Ok(response) => Json(response).into_response(),
         Err(error) => error.answer(&http),
     }
 }
@@ -153,12 +149,11 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
     if http.state.policy().admin_keys.is_empty() {
         return Err(OAuthError::UnauthorizedClient("set admin.keys in the configuration"));
     }
-    let by = client(http, request.headers(), Permission::Read)?;
-    by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is needed"))?;
-    let form = read(http, request).await?;
+    let Client(by) = client(http, request.headers(), Permission::Read)?;
+    by.ok_or(OAuthError::InvalidClient("an admin key that may `read` is required"))?;
+    let TokenForm { token, .. } = read(http, request).await?;
     let _permit = admit(http).ok_or(OAuthError::Busy)?;
-    let token = form.get("token").filter(|token| !token.is_empty());
-    let token = token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
+    let token = &*token.ok_or(OAuthError::InvalidRequest("`token` is missing"))?;
     let rule = Rule {
         name: EventSource::Introspect.label().into(),
         api_key: Some(ApiKeyUse::Ignored),
@@ -181,16 +176,16 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
 
 /// The members of RFC 7662 section 2.2 that the token has.
 fn describe(token: &VerifiedToken) -> Value {
-    let mut said = Map::new();
+    let mut response = Map::new();
     for name in ["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "sid", "acr", "auth_time", "cnf", "act"] {
-        said.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
+        response.extend(token.claims().get(name).map(|value| (name.to_owned(), value)));
     }
     let scopes = scopes(token.claims()).join(" ");
     let text = [("client_id", token.client_id()), ("username", token.email()), ("scope", Some(&*scopes))];
     let text = text.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)));
-    said.extend(text.map(|(name, value)| (name.to_owned(), json!(value))));
-    said.insert("active".to_owned(), json!(true));
+    response.extend(text.map(|(name, value)| (name.to_owned(), json!(value))));
+    response.insert("active".to_owned(), json!(true));
     let is_dpop = token.confirmation().is_some_and(|confirmation| confirmation.key.is_some());
-    said.insert("token_type".to_owned(), json!(if is_dpop { dpop::SCHEME } else { "Bearer" }));
-    Value::Object(said)
+    response.insert("token_type".to_owned(), json!(if is_dpop { dpop::SCHEME } else { "Bearer" }));
+    Value::Object(response)
 }

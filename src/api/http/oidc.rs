@@ -4,18 +4,19 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::Http;
-use super::form::{FormErrors, OAuthError, admit, count, read};
+use super::form::{OAuthError, admit, count, read};
 use crate::api::event_source::{EventSource, LogoutError, log_out};
 use crate::authz::denial::Denial;
 
 /// The form that an OpenID provider sends (section 2.5).
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
+#[derive(Deserialize, ToSchema)]
 pub(super) struct LogoutForm {
-    logout_token: String,
+    #[schema(value_type = String, required)]
+    logout_token: Option<String>,
 }
 
 /// Receives an OpenID provider's message that a session, or all sessions of a user, ended.
@@ -26,8 +27,8 @@ pub(super) struct LogoutForm {
     post, path = "/oidc/backchannel-logout", tag = "sign-out",
     request_body(content = LogoutForm, content_type = "application/x-www-form-urlencoded"),
     responses(
-        (status = 200, description = "Signed out."),
-        FormErrors,
+        (status = 200, description = "The session or the user is signed out."),
+        OAuthError,
     )
 )]
 pub(super) async fn backchannel_logout(State(http): State<Http>, request: Request) -> Response<Body> {
@@ -41,11 +42,10 @@ pub(super) async fn backchannel_logout(State(http): State<Http>, request: Reques
 
 async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthError)> {
     let told = |error: OAuthError| (error.label(), error);
-    let form = read(http, request).await.map_err(told)?;
+    let LogoutForm { logout_token } = read(http, request).await.map_err(told)?;
     let _permit = admit(http).ok_or(OAuthError::Busy).map_err(told)?;
-    let token = form.get("logout_token").filter(|token| !token.is_empty());
-    let token = token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
-    log_out(&http.state, token).await.map_err(|error| match error {
+    let token = logout_token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
+    log_out(&http.state, &token).await.map_err(|error| match error {
         LogoutError::Denied(refused) => {
             let denial = refused.refusal.denial;
             let told =
@@ -65,11 +65,11 @@ const fn explain(denial: Denial) -> OAuthError {
         Denial::AlgorithmNotAllowed => "the algorithm of the logout token is not allowed",
         Denial::BadSignature => "the signature of the logout token is not valid",
         Denial::WrongType => "this is not a logout token",
-        Denial::WrongAudience => "the logout token is meant for another audience",
+        Denial::WrongAudience => "the logout token is for another audience",
         Denial::MissingClaim | Denial::InvalidClaim => "`iss` of the logout token is missing or not text",
         Denial::Expired => "the logout token has expired",
         Denial::NotYetValid => "the logout token is dated in the future",
-        Denial::LifetimeTooLong => "the logout token lives too long",
+        Denial::LifetimeTooLong => "the lifetime of the logout token is too long",
         _ => "the logout token is not well-formed",
     })
 }

@@ -1,4 +1,5 @@
-//! The site whose page sent a browser's request, and whether it may (the Fetch standard's CORS protocol).
+//! The origin of the page that sent a browser's request, and whether it is permitted (the Fetch standard's CORS
+//! protocol).
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, Uri, header};

@@ -39,14 +39,14 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 const LINKS: [(&str, &str); 4] = [
     ("readyz", "whether this process is ready, and what is missing"),
     ("readyz?fresh", "the same, and whether its view of the revocations is fresh"),
-    ("metrics", "what Prometheus reads"),
+    ("metrics", "the metrics, for Prometheus"),
     ("openapi.json", "the HTTP API"),
 ];
 
 /// The version and the readiness, as a page for people.
 #[utoipa::path(
     get, path = "/", tag = "probes",
-    responses((status = 200, description = "A page.", body = String, content_type = "text/html"))
+    responses((status = 200, description = "An HTML page with the state of the process.", body = String, content_type = "text/html"))
 )]
 pub(super) async fn page(State(http): State<Http>) -> Response<Body> {
     let missing = http.readiness.missing(&http.state, false);
@@ -63,7 +63,7 @@ pub(super) async fn page(State(http): State<Http>) -> Response<Body> {
 fn text(missing: &[Missing], streams: usize) -> String {
     let mut state = String::new();
     if missing.is_empty() {
-        state.push_str("<div class=\"state ready\"><strong>✓ Ready</strong>It decides");
+        state.push_str("<div class=\"state ready\"><strong>✓ Ready</strong>Requests are decided");
         if streams > 0 {
             let _ = write!(state, "; {streams} streams are open"); // A String takes everything.
         }
@@ -83,8 +83,8 @@ fn text(missing: &[Missing], streams: usize) -> String {
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
          <title>Doorward</title><style>{STYLE}</style></head><body>\
          <h1>Doorward <small>{version}</small></h1>\
-         <p>Verifies JWTs for Envoy and refuses them the moment they are revoked. Envoy asks over gRPC; this is the \
-         listener for probes, metrics and the HTTP API.</p>{state}<ul>{links}</ul></body></html>\n",
+         <p>Verifies JWTs for Envoy and refuses them the moment they are revoked. Envoy sends its checks over gRPC; \
+         this is the listener for probes, metrics and the HTTP API.</p>{state}<ul>{links}</ul></body></html>\n",
         version = env!("CARGO_PKG_VERSION"),
     )
 }

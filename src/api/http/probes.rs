@@ -120,8 +120,8 @@ impl Readiness {
 #[utoipa::path(
     get, path = "/livez", tag = "probes",
     responses(
-        (status = 200, description = "Alive.", body = String),
-        (status = 503, description = "A part of it has failed (inside Envoy alone; the service ends then).", body = String),
+        (status = 200, description = "The process is alive.", body = String),
+        (status = 503, description = "A task has failed. Only inside Envoy: the service exits instead.", body = String),
     )
 )]
 pub(super) async fn livez(State(http): State<Http>) -> (StatusCode, &'static str) {
@@ -135,10 +135,10 @@ pub(super) async fn livez(State(http): State<Http>) -> (StatusCode, &'static str
 /// Readiness: 200, or 503 with the parts that are not ready.
 #[utoipa::path(
     get, path = "/readyz", tag = "probes",
-    params(("fresh" = Option<String>, Query, description = "Given, and neither `false` nor `0`: also 503 while the view of the revocations is too old.")),
+    params(("fresh" = Option<String>, Query, description = "With any value but `false` and `0`: also 503 while the view of the revocations is older than `max_staleness`.")),
     responses(
-        (status = 200, description = "Ready; `warnings`, if there are any, name faults to fix.", body = Object),
-        (status = 503, description = "Not ready; `missing` has the reasons.", body = Object),
+        (status = 200, description = "Ready. `warnings`, if present, lists faults to fix.", body = Object),
+        (status = 503, description = "Not ready. `missing` lists the reasons.", body = Object),
     )
 )]
 pub(super) async fn readyz(State(http): State<Http>, RawQuery(query): RawQuery) -> Response<Body> {

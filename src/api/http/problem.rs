@@ -6,7 +6,7 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 /// The problem type; a closed set, each with its own type URI.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,34 +41,36 @@ impl Error {
             Self::MalformedJson => ("malformed-json", StatusCode::BAD_REQUEST, "The body is not JSON"),
             Self::InvalidParameter => ("invalid-parameter", StatusCode::BAD_REQUEST, "A query parameter is not valid"),
             Self::InvalidToken => ("invalid-token", StatusCode::BAD_REQUEST, "The token is not valid"),
-            Self::MissingCredentials => ("missing-credentials", StatusCode::UNAUTHORIZED, "An admin key is needed"),
+            Self::MissingCredentials => ("missing-credentials", StatusCode::UNAUTHORIZED, "An admin key is required"),
             Self::UnknownCredentials => ("unknown-credentials", StatusCode::UNAUTHORIZED, "The admin key is not known"),
             Self::NoAdminKeys => ("no-admin-keys", StatusCode::FORBIDDEN, "No admin keys are configured"),
-            Self::NotPermitted => ("not-permitted", StatusCode::FORBIDDEN, "The admin key may not do this"),
-            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "There is no such resource"),
+            Self::NotPermitted => ("not-permitted", StatusCode::FORBIDDEN, "The admin key lacks the permission"),
+            Self::NotFound => ("not-found", StatusCode::NOT_FOUND, "The resource does not exist"),
             Self::MethodNotAllowed => {
-                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed here")
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not allowed")
             }
             Self::TooLarge => ("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported-media-type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The content type is not JSON")
             }
             Self::InvalidSubject => ("invalid-subject", StatusCode::BAD_REQUEST, "The subject cannot be used"),
-            Self::UnknownUser => ("unknown-user", StatusCode::NOT_FOUND, "There is no such user here"),
-            Self::ForeignOrigin => ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this site may not call this"),
+            Self::UnknownUser => ("unknown-user", StatusCode::NOT_FOUND, "The user is not known"),
+            Self::ForeignOrigin => {
+                ("foreign-origin", StatusCode::FORBIDDEN, "Pages of this origin may not call this endpoint")
+            }
             Self::InvalidField => ("invalid-field", StatusCode::UNPROCESSABLE_ENTITY, "A field is not valid"),
-            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too many such requests at once"),
+            Self::Busy => ("busy", StatusCode::TOO_MANY_REQUESTS, "Too many requests of this kind at once"),
             Self::KeysUnavailable => {
                 ("keys-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The issuer's keys are not available")
             }
             Self::StoreUnavailable => {
-                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The store has not stored it")
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The change is not stored")
             }
-            Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "It could not be applied now"),
+            Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "The change could not be applied"),
             Self::NotCurrent => {
                 ("not-current", StatusCode::SERVICE_UNAVAILABLE, "The view of the revocations is not current")
             }
-            Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The answer took too long"),
+            Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The response took too long"),
         }
     }
 
@@ -120,7 +122,7 @@ impl Problem {
         self
     }
 
-    pub(super) fn because(mut self, reason: &'static str) -> Self {
+    pub(super) fn with_reason(mut self, reason: &'static str) -> Self {
         self.reason = Some(reason);
         self
     }
@@ -147,38 +149,8 @@ impl Problem {
     }
 }
 
-/// The error responses of every endpoint for admin keys, for the OpenAPI document.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
-pub(super) enum AdminErrors {
-    /// No admin key, or an unknown one.
-    #[response(status = 401, content_type = "application/problem+json")]
-    Credentials(ProblemDetails),
-    /// The key may not do this, or none is configured.
-    #[response(status = 403, content_type = "application/problem+json")]
-    Permission(ProblemDetails),
-}
-
-/// The error responses of every endpoint with a JSON body, for the OpenAPI document.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "for the OpenAPI document")]
-pub(super) enum BodyErrors {
-    /// The body is not JSON, or the token in it is not valid.
-    #[response(status = 400, content_type = "application/problem+json")]
-    Malformed(ProblemDetails),
-    /// The body is too large.
-    #[response(status = 413, content_type = "application/problem+json")]
-    TooLarge(ProblemDetails),
-    /// The content type is not JSON.
-    #[response(status = 415, content_type = "application/problem+json")]
-    MediaType(ProblemDetails),
-    /// A field is not valid; `pointer` names it.
-    #[response(status = 422, content_type = "application/problem+json")]
-    Field(ProblemDetails),
-}
-
 /// The media type of every error.
-const MEDIA_TYPE: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
@@ -194,7 +166,7 @@ impl IntoResponse for Problem {
         let mut response = Response::new(Body::from(serde_json::to_vec(&details).unwrap_or_default()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.error.retry_after() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));

@@ -1,4 +1,4 @@
-//! `GET /v1/refusals`: what was refused in the last minutes, and why.
+//! `GET /v1/refusals`: the refusals of the last minutes, and their reasons.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use super::Http;
 use super::about::millis;
 use super::extract::MayRead;
-use super::problem::{AdminErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use crate::clock;
 use crate::state::{Refusal, RefusalCount, RefusalKind, Refusals, State as Shared};
 
@@ -22,7 +22,7 @@ pub(super) struct RefusalList {
     slot_ms: u64,
     /// By reason, rule and issuer, the most frequent first; at most 256.
     kinds: Vec<CountedKind>,
-    /// Those that were explained, the newest first: one of each kind in a second, 16 in a second, and 256 in all at most.
+    /// The explained refusals, the newest first: at most one of each kind in a second, 16 in a second, and 256 in all.
     explained: Vec<ExplainedRefusal>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct ExplainedRefusal {
     at: String,
     #[serde(flatten)]
     kind: KindOfRefusal,
-    /// What is wrong with the token.
+    /// The fault of the token.
     detail: Option<String>,
     /// The request's `x-request-id`, as it stands in the logs.
     request_id: Option<String>,
@@ -69,18 +69,18 @@ pub(super) struct ExplainedRefusal {
 pub(super) struct RefusalWithChecks {
     #[serde(flatten)]
     refusal: ExplainedRefusal,
-    /// As of `POST /v1/explain`: `check`, `passed` (null: not reached), `expected`, `got`; long texts are cut, and what
-    /// may be a token is left out.
+    /// As of `POST /v1/explain`: `check`, `passed` (null: not reached), `expected`, `got`; long texts are cut, and
+    /// text that may be a token is left out.
     #[schema(value_type = Vec<Object>)]
     checks: Value,
 }
 
-/// Lists what this instance refused in the last ten minutes.
+/// Lists the refusals of this instance in the last ten minutes.
 ///
-/// Each instance knows its own refusals alone; `doorward_checks_total` has those of all.
+/// Each instance lists only its own refusals; `doorward_checks_total` counts those of all.
 #[utoipa::path(
     get, path = "/v1/refusals", operation_id = "list_refusals", tag = "operation", security(("admin_key" = [])),
-    responses((status = 200, description = "Counts, and some of the refusals.", body = RefusalList), AdminErrors)
+    responses((status = 200, description = "The counts by kind, and a sample of the refusals.", body = RefusalList), MayRead)
 )]
 pub(super) async fn list(State(http): State<Http>, _: MayRead) -> axum::Json<RefusalList> {
     axum::Json(all(&http.state))
@@ -101,8 +101,8 @@ pub(super) fn all(state: &Shared) -> RefusalList {
     params(("id" = String, Path, description = "The refusal's `id`.")), security(("admin_key" = [])),
     responses(
         (status = 200, description = "The refusal.", body = RefusalWithChecks),
-        AdminErrors,
-        (status = 404, description = "It is not kept any more, or not here.", body = ProblemDetails, content_type = "application/problem+json"),
+        MayRead,
+        (status = 404, description = "This instance does not have the refusal, or not any more.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn one(
@@ -111,7 +111,8 @@ pub(super) async fn one(
     Path(id): Path<String>,
 ) -> Result<axum::Json<RefusalWithChecks>, Problem> {
     let found = http.state.refusals.explained().into_iter().find(|refusal| id.parse() == Ok(refusal.id));
-    let refusal = found.ok_or_else(|| Problem::new(Error::NotFound, "this instance keeps no refusal of this id"))?;
+    let refusal =
+        found.ok_or_else(|| Problem::new(Error::NotFound, "this instance does not have a refusal with this id"))?;
     Ok(axum::Json(RefusalWithChecks { refusal: explained(&refusal), checks: refusal.checks.clone() }))
 }
 

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::Http;
 use super::extract::{Json, MayRegister};
-use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
+use super::problem::{Error, Problem, ProblemDetails};
 use super::revocations::{Instant, expiry, issuer_named, verify};
 use crate::authz::revocation::{Revocation, TargetId};
 use crate::clock;
@@ -45,15 +45,15 @@ pub(super) struct RegistrationReceipt {
 
 /// Registers a token, so that `list: allow` accepts it.
 ///
-/// 201 means that it is in the store, and that every instance accepts the token from now on. Repeating a request
-/// changes nothing. A registration cannot be withdrawn: revoke the token instead.
+/// 201 means that the registration is in the store, and that every instance accepts the token from now on. Repeating a
+/// request changes nothing. A registration cannot be withdrawn: revoke the token instead.
 #[utoipa::path(
     post, path = "/v1/registrations", operation_id = "register", tag = "revocations", security(("admin_key" = [])),
     request_body = RegistrationRequest,
     responses(
         (status = 201, description = "The registration is stored.", body = RegistrationReceipt),
-        BodyErrors,
-        AdminErrors,
+        Json<RegistrationRequest>,
+        MayRegister,
         (status = 503, description = "The registration is not stored. It applies in this instance alone; try again after `Retry-After`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
@@ -75,7 +75,7 @@ pub(super) async fn create(
         let position = written.map_err(|error| {
             warn!(%by, %issuer, error = error.label(), "registration not stored");
             let detail = "the registration applies in this instance, other instances may not know it: try again";
-            Problem::new(Error::StoreUnavailable, detail).because(error.label())
+            Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
         })?;
         info!(%by, %issuer, %position, "registered");
         receipt.position = Some(position.to_string());
@@ -83,7 +83,7 @@ pub(super) async fn create(
     Ok((StatusCode::CREATED, axum::Json(receipt)).into_response())
 }
 
-/// Parses the request; keys that are not known yet are fetched.
+/// Parses the request; fetches keys that are not loaded yet.
 async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocation, Problem> {
     let policy = http.state.policy();
     let named = request.issuer.as_deref().map(|name| issuer_named(&policy, name)).transpose()?;
@@ -93,7 +93,7 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocatio
         (None, Some(token)) => {
             let (issuer, token) = verify(http, token).await?;
             if named.is_some_and(|named| named.name != issuer.name) {
-                return Err(Problem::field("/issuer", "the token is of another issuer"));
+                return Err(Problem::field("/issuer", "the token is from another issuer"));
             }
             let target = token.registration().ok_or_else(|| Problem::field("/token", "the token has no id"))?;
             Ok(Revocation::registering(target.issuer, target.id, token.expires_at().plus(issuer.leeway)))

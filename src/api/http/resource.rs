@@ -13,13 +13,14 @@ use crate::authz::rule::RequestView;
 
 /// The metadata of the protected resource (RFC 9728), from the section `resource`.
 ///
-/// The path of the resource follows the path of this one, as in `/.well-known/oauth-protected-resource/mcp`. Anybody may
-/// read it, the pages of any site included. Scheme and host are those that the client wrote, by the settings of `proxy`.
+/// The path of the resource follows the path of this one, as in `/.well-known/oauth-protected-resource/mcp`. No
+/// credentials are needed, and pages of any site may read it. Scheme and host are the client's, by the settings of
+/// `proxy`.
 #[utoipa::path(
     get, path = "/.well-known/oauth-protected-resource", tag = "identity",
     responses(
-        (status = 200, description = "`resource`, and of `authorization_servers`, `scopes_supported`, `bearer_methods_supported`, `dpop_signing_alg_values_supported` and `resource_documentation` what there is.", body = Object),
-        (status = 404, description = "There is no such resource, or `resource` is not configured.", body = super::problem::ProblemDetails, content_type = "application/problem+json"),
+        (status = 200, description = "`resource`, and those of `authorization_servers`, `scopes_supported`, `bearer_methods_supported`, `dpop_signing_alg_values_supported` and `resource_documentation` that apply.", body = Object),
+        (status = 404, description = "The resource does not exist, or `resource` is not configured.", body = super::problem::ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn metadata(State(http): State<Http>, request: Request) -> Response<Body> {
@@ -43,7 +44,7 @@ pub(super) async fn metadata(State(http): State<Http>, request: Request) -> Resp
     let mut response = metadata.to_string().into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // What a cache keeps of one host must not be the answer to another.
+    // A shared cache must not return one host's answer for another host.
     let kept = if is_fixed { "public, max-age=60" } else { "no-store" };
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(kept));
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));

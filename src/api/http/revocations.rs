@@ -14,16 +14,19 @@ use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::Http;
 use super::extract::{Json, MayRevoke, Parameters};
-use super::problem::{AdminErrors, BodyErrors, Error, Problem, ProblemDetails};
+use super::openapi::names;
+use super::problem::{Error, Problem, ProblemDetails};
+use crate::api::event_source;
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
 use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
-use crate::authz::token::{BearerToken, Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
+use crate::authz::token::{Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::sources::ledger::Position;
 use crate::state::{Policy, Receipt};
@@ -79,18 +82,22 @@ impl Id {
     }
 }
 
-/// The kind of a target.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "for the OpenAPI document; `Kind::parse` reads it")]
-pub(super) enum KindName {
-    Token,
-    Session,
-    User,
-    Client,
-    Key,
-    Issuer,
-    Actor,
+/// The kind of a target, by its name.
+#[derive(Serialize)]
+pub(super) struct KindName(&'static str);
+
+impl From<Kind> for KindName {
+    fn from(kind: Kind) -> Self {
+        Self(kind.as_str())
+    }
+}
+
+impl ToSchema for KindName {}
+
+impl PartialSchema for KindName {
+    fn schema() -> RefOr<Schema> {
+        names("The kind of a target.", Kind::ALL.map(Kind::as_str))
+    }
 }
 
 /// An instant: RFC 3339 text, or whole seconds since 1970.
@@ -126,8 +133,7 @@ impl Instant {
 #[derive(Serialize, ToSchema)]
 pub(super) struct RevocationReceipt {
     issuer: String,
-    #[schema(value_type = KindName)]
-    kind: &'static str,
+    kind: KindName,
     /// The id in the store: an unusual or long id is written as `sha256:` and its digest.
     id: String,
     /// RFC 3339, or `*`.
@@ -136,7 +142,7 @@ pub(super) struct RevocationReceipt {
     /// The place in the log.
     position: String,
     /// `false`: no token of the issuer that this instance has verified since it started named a target of this kind,
-    /// so the revocation may refuse nothing; otherwise it is left out.
+    /// so the revocation may refuse no token; otherwise the field is left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     seen: Option<bool>,
     #[serde(flatten)]
@@ -145,12 +151,13 @@ pub(super) struct RevocationReceipt {
 
 /// Revokes a token, a session, a user, a client, a key, an actor or all of an issuer.
 ///
-/// 201 means that it is in the store, and with `wait=all` that every instance applies it. Repeating a request changes
-/// nothing. A revocation that has expired by this instance's clock is written, too.
+/// 201 means that the revocation is in the store, and with `wait=all` that every instance applies it. Repeating a
+/// request changes nothing. A revocation that has expired by this instance's clock is written, too.
 ///
-/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200, and
-/// continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes, and
-/// at last `receipt`, or `problem` if the store did not take a later instant. The receipt says whether it is confirmed.
+/// With `wait=all` and `Accept: text/event-stream` the response begins as soon as the revocation is stored, with 200,
+/// and continues with events: `progress` (`applied`, `instances`, `waiting`, `uncertain_until`) whenever that changes,
+/// and at last `receipt`, or `problem` if the store refused a later instant. `confirmed` in the receipt has the
+/// result.
 #[utoipa::path(
     post, path = "/v1/revocations", operation_id = "revoke", tag = "revocations", security(("admin_key" = [])),
     params(WaitQuery), request_body = RevocationRequest,
@@ -158,8 +165,8 @@ pub(super) struct RevocationReceipt {
         (status = 200, description = "The revocation is stored; the confirmations follow.", body = String, content_type = "text/event-stream"),
         (status = 201, description = "The revocation is stored.", body = RevocationReceipt),
         (status = 202, description = "The revocation is stored; `waiting` names the instances that have not confirmed in time.", body = RevocationReceipt),
-        BodyErrors,
-        AdminErrors,
+        Json<RevocationRequest>,
+        MayRevoke,
         (status = 503, description = "The revocation is not stored; try again after `Retry-After`. It applies in this instance, and in none if `reason` is `clock_skew` or `keys_unavailable`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
@@ -171,7 +178,7 @@ pub(super) async fn create(
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
     let wait = Wait::read(&query, &http.limits)?;
-    http.state.replica.learn_leads().await;
+    http.state.replica.read_leads().await;
     let clocks = http.state.replica.clocks();
     let stamp = Stamp { clocks, whole_leeway: false };
     let mut revocation = resolve(&http, &request, stamp).await?;
@@ -194,7 +201,7 @@ struct Asked {
 }
 
 impl Asked {
-    /// Waits until every instance refuses, and until none has verified a token that is dated further ahead.
+    /// Waits until every instance refuses, and until no instance has verified a token that is dated further ahead.
     async fn confirm(
         &self,
         wait: Wait,
@@ -210,8 +217,8 @@ impl Asked {
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
-            replica.learn_leads().await;
-            // So may an instance that was cut off, until its lease ran out; it has told nobody.
+            replica.read_leads().await;
+            // The same holds for an instance that was cut off, until its lease expired: it has not reported its leads.
             stamp.whole_leeway |= confirmation.lapsed;
             let again = resolve(&self.http, &self.request, stamp).await?;
             if again.watermark <= revocation.watermark {
@@ -231,7 +238,7 @@ impl Asked {
         let unconfirmed = confirmation.confirmed == Some(false);
         let receipt = RevocationReceipt {
             issuer: revocation.target.issuer.to_string(),
-            kind: revocation.target.kind.as_str(),
+            kind: revocation.target.kind.into(),
             id: revocation.target.id.to_string(),
             at: watermark(revocation.watermark),
             expires_at: clock::format_rfc3339(revocation.expires_at),
@@ -252,7 +259,7 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Positio
         warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
         let cure = error.cure().unwrap_or("try again");
         let detail = format!("the revocation applies in this instance, other instances may not know it: {cure}");
-        Problem::new(Error::StoreUnavailable, detail).because(error.label())
+        Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
     })?;
     info!(%by, kind, %issuer, reason, %position, "revoked");
     Ok(position)
@@ -269,7 +276,7 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
     policy.authorizer.issuer_named(&target.issuer).is_some_and(|issuer| !issuer.seen.has(target.kind))
 }
 
-/// Parses the request; keys that are not known yet are fetched.
+/// Parses the request; fetches keys that are not loaded yet.
 async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Result<Revocation, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
@@ -285,7 +292,7 @@ async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Resu
         (_, Some(token)) => {
             let (issuer, token) = verify(http, token).await?;
             if named.is_some_and(|named| named.name != issuer.name) {
-                return Err(Problem::field("/issuer", "the token is of another issuer"));
+                return Err(Problem::field("/issuer", "the token is from another issuer"));
             }
             by_token(request, kind, &issuer, &token, stamp)
         }
@@ -307,29 +314,18 @@ pub(super) fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a Tru
 }
 
 /// Verifies a token as for a sign-out: it may have expired.
-pub(super) async fn verify(http: &Http, token: &str) -> Result<(TrustedIssuer, VerifiedToken), Problem> {
-    let attempt = |policy: &Policy| {
-        let bearer = BearerToken::parse(token.as_bytes(), policy.authorizer.tokens.max_bytes)?;
-        let unverified = UnverifiedToken::parse(bearer)?;
-        let issuer = policy.authorizer.issuer(&unverified.unverified_issuer()?)?;
-        let verified = issuer.verify(unverified, clock::now(), Expiry::Tolerated).map_err(Denial::from);
-        Ok(((**issuer).clone(), verified))
+pub(super) async fn verify(http: &Http, token: &str) -> Result<(Arc<TrustedIssuer>, VerifiedToken), Problem> {
+    let check = |_: &Policy, issuer: &TrustedIssuer, token: UnverifiedToken<'_>| {
+        issuer.verify(token, clock::now(), Expiry::Tolerated)
     };
-    let refused = |denial: Denial| {
+    event_source::verify(&http.state, token, event_source::issuer, check).await.map_err(|refused| {
+        let denial = refused.refusal.denial;
         let error = match denial {
             Denial::KeysUnavailable => Error::KeysUnavailable,
             _ => Error::InvalidToken,
         };
-        Problem::new(error, denial.message()).at("/token").because(denial.label())
-    };
-    let policy = http.state.policy();
-    let (issuer, verified) = attempt(&policy).map_err(refused)?;
-    if !matches!(verified, Err(Denial::UnknownKey)) {
-        return verified.map(|token| (issuer, token)).map_err(refused);
-    }
-    let _ = tokio::time::timeout(policy.max_wait, http.state.keys().refresh(&issuer.name)).await;
-    let (issuer, verified) = attempt(&http.state.policy()).map_err(refused)?;
-    verified.map(|token| (issuer, token)).map_err(refused)
+        Problem::new(error, denial.message()).at("/token").with_reason(denial.label())
+    })
 }
 
 /// The `exp` that a caller names for a token of this issuer.
@@ -356,7 +352,7 @@ fn by_token(
     let target = token.targets().iter().find(|target| target.kind == kind).cloned();
     let target = target.ok_or_else(|| Problem::field("/token", format!("the token names no {kind}")))?;
     let default = Default {
-        // An issuer whose clock runs ahead may have dated this very token later than now.
+        // If the issuer's clock runs ahead, this very token may be dated later than now.
         covers: token.issued_at(),
         expires_at: (kind == Kind::Token).then(|| token.expires_at().plus(issuer.leeway)),
     };
@@ -393,7 +389,7 @@ fn by_id(
 pub(super) fn clock_skew(denial: Denial) -> Problem {
     let detail = "this instance's clock and the store's differ by more than the issuer's leeway, or the store's has not \
         been read yet: name the instant (`at`), or try again";
-    Problem::new(Error::StoreUnavailable, detail).because(denial.label())
+    Problem::new(Error::StoreUnavailable, detail).with_reason(denial.label())
 }
 
 /// Whole seconds mean all of that second: a token may be dated to the millisecond, and a token of the same second is
@@ -402,11 +398,12 @@ fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
 }
 
-/// What an instant that no caller names is made of.
+/// The basis of a watermark when the caller names no instant.
 #[derive(Clone, Copy)]
 struct Stamp {
     clocks: Clocks,
-    /// A user's is as late as that of the whole issuer: it is not known what tokens were seen to lead by.
+    /// Whether a user's watermark is as late as that of the whole issuer, because an instance may have verified tokens
+    /// with an unreported lead.
     whole_leeway: bool,
 }
 

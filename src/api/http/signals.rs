@@ -34,7 +34,7 @@ pub(super) struct EventErrorBody {
     post, path = "/signals/events", tag = "sign-out", security((), ("push_token" = [])),
     request_body(content = String, content_type = "application/secevent+jwt"),
     responses(
-        (status = 202, description = "Taken."),
+        (status = 202, description = "The events are accepted."),
         (status = 400, description = "The token is refused.", body = EventErrorBody),
         (status = 401, description = "The configured token of the transmitter is missing.", body = EventErrorBody),
         (status = 413, description = "The body is too large.", body = EventErrorBody),

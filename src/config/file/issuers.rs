@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Required, Span, Within};
+use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME};
 
 section! {
     /// An issuer whose tokens are accepted.
@@ -13,41 +14,42 @@ section! {
         /// A short name, `[a-z0-9-]+`, used in Redis, metrics and the API.
         #[schemars(extend("x-shown" = "text"))]
         pub name: String = String::new(),
-        /// Names under which tokens of this issuer were accepted before: revocations under them apply, and revocations
-        /// of this issuer are also written under them, so that instances that were not restarted yet apply them. At
-        /// most four; another issuer may have such a name now (an issuer that is split).
+        /// Former names of this issuer, at most four. Revocations under a former name still apply, and revocations of
+        /// this issuer are also written under it, so that instances that have not restarted yet apply them. Another
+        /// issuer may have a former name now (when an issuer is split).
         pub formerly: Vec<String> = Vec::new(),
-        /// Compared exactly with the `iss` of tokens; a list for an issuer with several spellings. `{tenant}` stands
-        /// for the tenant that `tid` names.
+        /// The identifier of the issuer, which the `iss` of a token must equal exactly; a list for an issuer with
+        /// several spellings. `{tenant}` stands for the tenant that `tid` names.
         #[schemars(extend("x-shown" = "location"))]
         pub issuer: OneOrMany = OneOrMany::One(String::new()),
-        /// The tenants that are accepted where `issuer` has a `{tenant}`: a list of tenant ids, or `any`.
+        /// The accepted tenants if `issuer` has a `{tenant}`: a list of tenant ids, or `any`.
         pub tenants: Option<AudiencesFile> = None,
         /// The `aud` that a token must name: a list, or `any`.
         #[schemars(extend("x-shown" = "text"))]
         pub audiences: AudiencesFile = AudiencesFile::OneOf(Vec::new()),
         /// The source of the keys.
         pub keys: KeysFile = KeysFile::default(),
-        /// The allowed `alg`; by default all asymmetric ones, with `secret_file` HS256. Never `none`.
+        /// The allowed values of `alg`; by default all asymmetric algorithms, or HS256 with `secret_file`. Never
+        /// `none`.
         #[schemars(extend("x-shown" = "text"))]
         pub algorithms: Option<Vec<String>> = None,
-        /// The allowed `typ`, case-insensitive, `application/` dropped; a token without one is a `JWT`.
+        /// The allowed values of `typ`, compared without case and `application/`; a token without `typ` is a `JWT`.
         #[schemars(extend("x-shown" = "text"))]
         pub token_types: Vec<String> = vec!["at+jwt".to_owned(), "JWT".to_owned()],
-        /// The kinds of tokens that are accepted, by their mark in `token_use`, `typ` and other claims of that kind; a
-        /// token without a mark counts as an access token.
+        /// The accepted kinds of tokens. `token_use`, `typ` and similar claims mark the kind; a token without a mark
+        /// counts as an access token.
         pub accept: Vec<Accepted> = vec![Accepted::Access],
         /// The clock skew allowed on exp, nbf and iat.
-        #[schemars(transform = Within("0s", "1h"))]
+        #[schemars(transform = Within("0s", LONGEST_LEEWAY))]
         pub leeway: Span = Span::seconds(30),
         /// The longest time between iat and exp, and between now and exp (plus leeway).
-        #[schemars(transform = Within("1s", "400d"))]
+        #[schemars(transform = Within("1s", LONGEST_LIFETIME))]
         pub max_lifetime: Span = Span::seconds(86_400),
         /// Whether a token must have a claim of `claims.user_id`.
         pub subject: Subject = Subject::default(),
         /// The names of the claims that Doorward reads.
         pub claims: ClaimsFile = ClaimsFile::default(),
-        /// OpenID Connect Back-Channel Logout; without it logout tokens may name the `audiences`.
+        /// The settings of OpenID Connect Back-Channel Logout; without them, logout tokens may name the `audiences`.
         pub backchannel_logout: Option<BackchannelLogoutFile> = None,
         /// Introspects tokens at the issuer (RFC 7662); off by default.
         pub introspection: Option<IntrospectionFile> = None,
@@ -63,7 +65,7 @@ section! {
     }
 }
 
-/// Whether the sender of a token must prove its possession.
+/// Whether the sender of a token must prove possession of the key or certificate in `cnf`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ProofFile {
@@ -79,11 +81,11 @@ pub enum ProofFile {
 section! {
     /// The settings for DPoP proofs (RFC 9449).
     pub struct DpopFile {
-        /// The largest distance of a proof's creation from now, in either direction.
+        /// The largest difference between a proof's creation and now, in either direction.
         #[schemars(transform = Within("1s", "1h"))]
         pub window: Span = Span::seconds(60),
-        /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`, which then dates the proof; the
-        /// clocks of clients do not matter.
+        /// True: a proof must have a nonce that Doorward has sent in `DPoP-Nonce`. The nonce then dates the proof, so
+        /// the clocks of clients do not matter.
         pub nonce: bool = false,
         /// The place where used proofs are recorded.
         pub replay: ReplayFile = ReplayFile::default(),
@@ -107,10 +109,10 @@ pub enum ReplayFile {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnStoreDown {
-    /// They are refused with 503.
+    /// The requests are refused with 503.
     #[default]
     Deny,
-    /// As with `replay: local`.
+    /// Used proofs are recorded in this process, as with `replay: local`.
     Local,
 }
 
@@ -121,7 +123,8 @@ pub enum Subject {
     /// A token without a user is refused.
     #[default]
     Required,
-    /// A token without a user is accepted, such as one of client credentials; no `user` revocation applies to it.
+    /// A token without a user is accepted, such as a token of the client credentials grant; no `user` revocation
+    /// applies to it.
     Optional,
 }
 
@@ -139,33 +142,33 @@ pub enum Accepted {
 #[derive(Clone, Deserialize, JsonSchema, Serialize)]
 #[serde(untagged)]
 pub enum AudiencesFile {
-    /// `any`: none is refused.
-    Word(String),
-    /// One of these.
+    /// `any`: every value is accepted.
+    Keyword(String),
+    /// A list of the accepted values.
     OneOf(Vec<String>),
 }
 
 section! {
     /// The source of an issuer's keys: exactly one of `jwks_url`, `discovery`, `jwks_file`, `jwks` and `secret_file`.
     pub struct KeysFile {
-        /// A JWKS at this URL.
+        /// The URL of a JWKS.
         #[schemars(example = "https://auth.example.com/jwks", extend("x-shown" = "location"))]
         pub jwks_url: Option<String> = None,
-        /// True: the JWKS that the issuer's discovery document names.
+        /// True: uses the JWKS that the issuer's discovery document names.
         pub discovery: bool = false,
-        /// A JWKS in this file, read again when it changes.
+        /// The file with a JWKS; Doorward reads it again when it changes.
         #[schemars(extend("x-shown" = "text"))]
         pub jwks_file: Option<String> = None,
-        /// A JWKS written here.
+        /// A JWKS as part of the configuration.
         #[serde(skip_serializing)]
         #[schemars(with = "Option<serde_json::Map<String, Value>>")]
         pub jwks: Option<Value> = None,
-        /// A shared secret for HS256, HS384 or HS512, in this file.
+        /// The file with a shared secret for HS256, HS384 or HS512.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub secret_file: Option<String> = None,
-        /// Allows plain http to other hosts than this one.
+        /// Allows plain HTTP to hosts other than loopback.
         pub insecure: bool = false,
-        /// The interval of fetching keys; shorter if the provider's Cache-Control requires it.
+        /// The interval between two fetches of the keys; shorter if the provider's Cache-Control requires it.
         #[schemars(transform = Within("1s", "1d"))]
         pub refresh: Span = Span::seconds(300),
         /// The shortest time between two fetches because of unknown keys.
@@ -177,13 +180,15 @@ section! {
         /// The timeout of one fetch, body included.
         #[schemars(transform = Within("100ms", "1m"))]
         pub timeout: Span = Span::seconds(5),
-        /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default those of the system.
+        /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default the CAs of
+        /// the system.
         pub ca_file: Option<String> = None,
     }
 }
 
 section! {
-    /// The places of claims: names, or JSON pointers that begin with `/`; of a list, the first that is present.
+    /// The places of claims: names, or JSON pointers that begin with `/`; in a list, the first claim that is present
+    /// counts.
     pub struct ClaimsFile {
         /// The user, whom `user` revocations name.
         #[schemars(extend("x-shown" = "text"))]
@@ -228,37 +233,37 @@ pub struct BackchannelLogoutFile {
     /// The client ids that logout tokens may name; without it the `audiences`.
     #[schemars(extend("x-shown" = "text"))]
     pub audiences: Option<Vec<String>>,
-    /// Whom a logout token signs out.
+    /// The target that a logout token signs out.
     pub scope: LogoutScope,
 }
 
-/// Whom a logout token signs out.
+/// The target that a logout token signs out.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LogoutScope {
-    /// The session that it names, else the user.
+    /// The session that the logout token names, or else the user.
     #[default]
     Session,
-    /// The user everywhere, if it names one: for issuers whose access tokens name no session.
+    /// All sessions of the user, if the logout token names one: for issuers whose access tokens do not name a session.
     User,
 }
 
 section! {
-    /// RFC 7662.
+    /// Introspection at the issuer (RFC 7662).
     #[schemars(transform = Required(&["url", "client_id"]))]
     pub struct IntrospectionFile {
-        /// The endpoint.
+        /// The introspection endpoint.
         #[schemars(extend("x-shown" = "url"))]
         pub url: String = String::new(),
-        /// Doorward's client id there.
+        /// Doorward's client id at the endpoint.
         pub client_id: String = String::new(),
-        /// Its secret; better in a file.
+        /// The secret of the client; better in a file.
         #[serde(skip_serializing)]
         pub client_secret: Option<String> = None,
-        /// The file with its secret.
+        /// The file with the secret of the client.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub client_secret_file: Option<String> = None,
-        /// The time for which an answer is used; never beyond the token's expiry or a revocation.
+        /// The time for which a response is cached; never beyond the token's expiry or a revocation.
         #[schemars(transform = Within("0s", "1h"))]
         pub cache: Span = Span::seconds(10),
         /// The timeout of one request.
@@ -266,9 +271,9 @@ section! {
         pub timeout: Span = Span::seconds(1),
         /// The tokens that are introspected.
         pub when: When = When::default(),
-        /// Allows plain http to other hosts than this one.
+        /// Allows plain HTTP to hosts other than loopback.
         pub insecure: bool = false,
-        /// The CA that signed the certificate of the endpoint, PEM; by default those of the system.
+        /// The CA that signed the certificate of the endpoint, PEM; by default the CAs of the system.
         pub ca_file: Option<String> = None,
     }
 }

@@ -26,9 +26,9 @@ section! {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ClientCertificateFile {
-    /// By Envoy's ext_authz filter with `include_peer_certificate: true`.
+    /// Envoy's ext_authz filter with `include_peer_certificate: true`.
     #[default]
     Connection,
-    /// In this header, with one element: Envoy's `forward_client_cert_details: SANITIZE_SET`.
+    /// The header `x-forwarded-client-cert` with one element: Envoy's `forward_client_cert_details: SANITIZE_SET`.
     XForwardedClientCert,
 }

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Digest, OnStaleFile, OneOrMany, Required, Span, Within};
+use crate::authz::revocation::LONGEST_STALENESS;
 
 section! {
     /// A policy, and the requests to which it applies.
     #[schemars(transform = Required(&["name"]))]
     pub struct RuleFile {
-        /// `[a-z0-9-]+`; appears in metrics, logs and metadata.
+        /// The name of the rule, `[a-z0-9-]+`, as it appears in metrics, logs and metadata.
         #[schemars(extend("x-shown" = "text"))]
         pub name: String = String::new(),
         /// The requests of the rule; without it, only those whose route names the rule.
@@ -31,11 +32,11 @@ section! {
         /// Overrides `revocation.on_stale`.
         pub on_stale: Option<OnStaleFile> = None,
         /// Overrides `revocation.max_staleness`.
-        #[schemars(transform = Within("1s", "1d"))]
+        #[schemars(transform = Within("1s", LONGEST_STALENESS))]
         pub max_staleness: Option<Span> = None,
-        /// The end of open streams whose token is no longer accepted, where Envoy's `ext_proc` filter is configured.
+        /// The treatment of open streams whose token is no longer accepted, if Envoy's `ext_proc` filter is configured.
         pub streams: StreamsFile = StreamsFile::default(),
-        /// False: a shadow rule; always allowed, its refusals are only counted and logged.
+        /// False makes it a shadow rule: its requests are always allowed, and refusals are only counted and logged.
         pub enforce: bool = true,
     }
 }
@@ -59,16 +60,17 @@ pub struct MatchFile {
     /// HTTP methods.
     #[schemars(inner(regex(pattern = "^[A-Z-]+$")), extend("x-shown" = "text"))]
     pub methods: Option<Vec<String>>,
-    /// Messages of the Model Context Protocol, as Envoy's MCP filter reads them. A request that fits the rest and is
-    /// not known to carry one message is refused.
+    /// Messages of the Model Context Protocol, as Envoy's MCP filter reads them. A request that matches the other
+    /// conditions, but is not known to carry exactly one message, is refused.
     pub mcp: Option<McpMatchFile>,
 }
 
-/// Which MCP messages: all that is written must fit.
+/// The MCP messages of a rule: all conditions must match.
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct McpMatchFile {
-    /// JSON-RPC methods such as `tools/call`; `*` stands for any characters. With `tools`, `tools/call` alone.
+    /// JSON-RPC methods such as `tools/call`; `*` stands for any characters. With `tools`, only `tools/call` is
+    /// possible.
     #[schemars(extend("x-shown" = "text"))]
     pub methods: Option<Vec<String>>,
     /// Names of tools such as `transfer_*`; `*` stands for any characters.
@@ -97,10 +99,10 @@ pub enum AccessFile {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BadToken {
-    /// It is refused.
+    /// The request is refused.
     #[default]
     Refuse,
-    /// It is handled as a request without a token, and the upstream does not see the token.
+    /// The request is handled as one without a token, and the upstream does not see the token.
     Anonymous,
 }
 
@@ -108,10 +110,10 @@ pub enum BadToken {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StreamsFile {
-    /// It ends.
+    /// The stream ends.
     #[default]
     End,
-    /// It goes on until its client or its server ends it.
+    /// The stream stays open until its client or its server ends it.
     Keep,
 }
 
@@ -153,16 +155,16 @@ pub enum ThenFile {
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RequireFile {
-    /// All of these scopes.
+    /// The token has all of these scopes.
     #[schemars(extend("x-shown" = "text"))]
     pub scopes: Option<Vec<String>>,
-    /// By name or JSON pointer: the value, or a list of alternatives.
+    /// Required claims, by name or JSON pointer: the value, or a list of alternatives.
     #[schemars(extend("x-shown" = "text"))]
     pub claims: Option<BTreeMap<String, Value>>,
     /// The token's issuer is one of these names.
     #[schemars(extend("x-shown" = "text"))]
     pub issuers: Option<Vec<String>>,
-    /// The token's audience is one of these (RFC 8707), which its issuer's `audiences` accept, too.
+    /// The token's audience is one of these (RFC 8707); its issuer's `audiences` must accept it, too.
     #[schemars(extend("x-shown" = "text"))]
     pub audience: Option<Vec<String>>,
     /// The current actor (`act`, RFC 8693), which acts for the user, is one of these.
@@ -178,7 +180,7 @@ pub struct RequireFile {
 }
 
 section! {
-    /// API keys, by which clients are recognised.
+    /// API keys, which identify clients.
     pub struct ApiKeysFile {
         /// The header with the key.
         #[schemars(extend("x-shown" = "text"))]
@@ -188,7 +190,7 @@ section! {
         /// The header with the client's platform.
         #[schemars(extend("x-shown" = "text"))]
         pub platform_header: String = "x-client-platform".to_owned(),
-        /// The keys.
+        /// The API keys.
         pub keys: Vec<ApiKeyFile> = Vec::new(),
     }
 }
@@ -211,17 +213,17 @@ pub enum ApiKeyUseFile {
 #[serde(default, deny_unknown_fields)]
 #[schemars(transform = Required(&["id", "sha256"]))]
 pub struct ApiKeyFile {
-    /// The client's name, shown to the upstream.
+    /// The client's name, which is sent to the upstream.
     pub id: String,
     /// The SHA-256 of the key in hex, as `doorward hash-key` prints it.
     pub sha256: Digest,
-    /// The platforms from which it may be used; without it, any.
+    /// The platforms from which the key may be used; by default any.
     #[schemars(extend("x-shown" = "text"))]
     pub platforms: Option<Vec<String>>,
-    /// The sites it may be used from (`shop.example.com`, `*.shop.example.com`); without it, any.
+    /// The sites from which the key may be used (`shop.example.com`, `*.shop.example.com`); by default any.
     #[schemars(extend("x-shown" = "text"))]
     pub domains: Option<Vec<String>>,
-    /// The time of its expiry (RFC 3339).
+    /// The time at which the key expires (RFC 3339).
     #[schemars(example = "2027-06-01T00:00:00Z", extend("x-shown" = "text"))]
     pub expires: Option<String>,
 }

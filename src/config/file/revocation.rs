@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Span, Within};
+use crate::authz::revocation::LONGEST_STALENESS;
 
 section! {
     /// The store of revocations, and the greatest age of the view of them.
@@ -11,10 +12,10 @@ section! {
         /// The store of revocations.
         #[schemars(extend("x-restart" = true))]
         pub store: StoreKind = StoreKind::default(),
-        /// `store: embedded`.
+        /// The settings of `store: embedded`.
         #[schemars(extend("x-restart" = true))]
         pub embedded: EmbeddedFile = EmbeddedFile::default(),
-        /// `store: redis`.
+        /// The settings of `store: redis`.
         #[schemars(extend("x-restart" = true))]
         pub redis: RedisFile = RedisFile::default(),
         /// The meaning of the list: refused tokens, or accepted ones.
@@ -23,8 +24,9 @@ section! {
         /// The way in which a decision reads the list.
         #[schemars(extend("x-restart" = true))]
         pub read: Read = Read::default(),
-        /// The greatest age of the view. Set it longer than a routine failover; 5s is strict; a rule may set its own.
-        #[schemars(transform = Within("1s", "1d"))]
+        /// The greatest age of the view. Set it longer than a routine failover takes; 5s is strict. A rule may set
+        /// another value.
+        #[schemars(transform = Within("1s", LONGEST_STALENESS))]
         pub max_staleness: Span = Span::seconds(30),
         /// The decision while the view is older than `max_staleness`.
         pub on_stale: OnStaleFile = OnStaleFile::default(),
@@ -60,20 +62,20 @@ pub struct EmbeddedFile {
 section! {
     /// Redis or Valkey, 7 or newer.
     pub struct RedisFile {
-        /// `redis`, `rediss`, `redis-sentinel`, `rediss-sentinel`, `redis-cluster`, `rediss-cluster` or
-        /// `redis+unix`.
+        /// The URL of the server, with the scheme `redis`, `rediss`, `redis-sentinel`, `rediss-sentinel`,
+        /// `redis-cluster`, `rediss-cluster` or `redis+unix`.
         #[serde(skip_serializing_if = "has_credentials")]
         #[schemars(extend("x-shown" = "url"))]
         pub url: String = "redis://127.0.0.1:6379/0".to_owned(),
         /// The ACL user.
         pub username: Option<String> = None,
-        /// Its password; better in a file.
+        /// The password of the user; better in a file.
         #[serde(skip_serializing)]
         pub password: Option<String> = None,
-        /// The file with its password.
+        /// The file with the password.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub password_file: Option<String> = None,
-        /// The CA that signed the server's certificate, PEM; by default those of the system.
+        /// The CA that signed the server's certificate, PEM; by default the CAs of the system.
         #[schemars(extend("x-shown" = "text"))]
         pub ca_file: Option<String> = None,
         /// The prefix of every key.
@@ -81,11 +83,13 @@ section! {
         pub key_prefix: String = "doorward:".to_owned(),
         /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the whole token or
         /// `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each
-        /// instance scans the database every half of the shortest `max_staleness`: about 0.75 ms of Redis's time for
-        /// each 1000 keys in it. No leeway is granted after `exp` then: such a key ends with the token.
+        /// instance scans the database at an interval of half the shortest `max_staleness`; a scan takes about 0.75 ms
+        /// of Redis's time for each 1000 keys. No leeway is granted after `exp` then, because such a key expires with
+        /// the
+        /// token.
         #[schemars(extend("x-shown" = "text"))]
         pub adopt: Option<AdoptFile> = None,
-        /// The number of replicas that must have a revocation before it is answered 2xx (WAIT).
+        /// The number of replicas that must have a revocation before the response is 2xx (WAIT).
         #[schemars(range(max = 16))]
         pub min_replicas: u32 = 0,
     }
@@ -143,8 +147,8 @@ pub enum OnStaleFile {
     /// Refuse with 503.
     #[default]
     Deny,
-    /// Allow, counted and marked.
+    /// Allow the request, and count and mark it.
     Allow,
-    /// Ask Redis for this request.
+    /// Look the token of the request up in Redis.
     Lookup,
 }

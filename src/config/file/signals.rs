@@ -14,30 +14,30 @@ pub struct SignalsFile {
 }
 
 section! {
-    /// Someone whose security event tokens are applied.
+    /// A transmitter whose security event tokens are applied.
     #[schemars(transform = Required(&["issuer", "audience", "keys", "target_issuer"]))]
     pub struct TransmitterFile {
-        /// Compared exactly with the `iss` of event tokens.
+        /// The identifier of the transmitter, which the `iss` of an event token must equal exactly.
         #[schemars(extend("x-shown" = "location"))]
         pub issuer: String = String::new(),
-        /// Which `aud` they must name.
+        /// The `aud` that event tokens must name.
         #[schemars(extend("x-shown" = "text"))]
         pub audience: String = String::new(),
-        /// Where their keys come from; not `secret_file`.
+        /// The source of the transmitter's keys; not `secret_file`.
         pub keys: KeysFile = KeysFile::default(),
         /// The name of the issuer whose tokens the events revoke.
         #[schemars(extend("x-shown" = "text"))]
         pub target_issuer: String = String::new(),
-        /// Fetches events (RFC 8936); without it they are pushed (RFC 8935) to `/signals/events`.
+        /// Polls for events (RFC 8936); null: the transmitter pushes events (RFC 8935) to `/signals/events`.
         pub poll: Option<PollFile> = None,
         /// The `Authorization` header that pushed events must carry; null requires only a valid signature.
         pub push: Option<PushFile> = None,
         /// Sets the stream up and keeps it verified; null leaves that to the operator.
         pub stream: Option<StreamFile> = None,
         /// The CA that signed the certificate of the transmitter, PEM, for `poll`, `stream` and, unless `keys.ca_file`
-        /// is set, `keys`; by default those of the system.
+        /// is set, `keys`; by default the CAs of the system.
         pub ca_file: Option<String> = None,
-        /// The subject formats that are understood.
+        /// The accepted subject formats.
         pub subjects: Vec<SubjectFormat> = vec![SubjectFormat::IssSub, SubjectFormat::Opaque],
     }
 }
@@ -46,7 +46,7 @@ section! {
 #[derive(Clone, Default, Deserialize, JsonSchema, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PushFile {
-    /// The bearer token that it sends; better in a file.
+    /// The bearer token that the transmitter sends; better in a file.
     #[serde(skip_serializing)]
     pub token: Option<String>,
     /// The file with the bearer token.
@@ -69,7 +69,7 @@ section! {
         /// The interval of requesting a verification event and checking the stream's status.
         #[schemars(transform = Within("1m", "30d"))]
         pub verify: Span = Span::seconds(3600),
-        /// Allows plain http to other hosts than this one.
+        /// Allows plain HTTP to hosts other than loopback.
         pub insecure: bool = false,
     }
 }
@@ -80,7 +80,7 @@ section! {
         /// The poll endpoint; with `stream` the transmitter returns it.
         #[schemars(extend("x-shown" = "url"))]
         pub url: Option<String> = None,
-        /// The bearer token for it; better in a file.
+        /// The bearer token for the poll endpoint; better in a file.
         #[serde(skip_serializing)]
         pub token: Option<String> = None,
         /// The file with the bearer token.
@@ -89,7 +89,7 @@ section! {
         /// The pause between two empty polls.
         #[schemars(transform = Within("1s", "1h"))]
         pub interval: Span = Span::seconds(10),
-        /// Allows plain http to other hosts than this one.
+        /// Allows plain HTTP to hosts other than loopback.
         pub insecure: bool = false,
     }
 }

@@ -31,7 +31,7 @@ fn variables_override_any_scalar() {
         ("DOORWARD_CONFIG", "not one of ours"),
         ("PATH", "/bin"),
     ]);
-    let Store::Redis(redis) = &config.revocation.store else { panic!() };
+    let Store::Redis { server: redis, .. } = &config.revocation.store else { panic!() };
     assert_eq!(redis.url.as_str(), "redis://r.test:1/2");
     assert_eq!(redis.password.as_ref().map(secrecy::ExposeSecret::expose_secret), Some("{00: null"));
     assert_eq!(config.freshness.max_staleness, Duration::from_secs(5));

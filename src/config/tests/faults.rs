@@ -1,10 +1,10 @@
-//! The form of the file, all faults together, and what must never be shown or cost too much.
+//! The form of the file, all faults together, and input that must not be shown or cost too much.
 
 use std::fmt::Write as _;
 
 use super::*;
 
-/// The text has exactly this one fault, whose line begins so and says this.
+/// The text has exactly this one fault, whose line begins so and contains this.
 #[track_caller]
 pub(super) fn faulty(text: &str, begins: &str, says: &str) {
     let faults = match parse(text) {
@@ -15,7 +15,7 @@ pub(super) fn faulty(text: &str, begins: &str, says: &str) {
     assert_eq!(faults.lines().count(), 1, "{text}\n{faults}");
 }
 
-/// The same for what follows one good issuer, from line 2 on.
+/// The same for the text after one valid issuer, from line 2 on.
 #[track_caller]
 pub(super) fn check(more: &str, begins: &str, says: &str) {
     faulty(&format!("{ISSUER}{more}\n"), begins, says);
@@ -161,7 +161,7 @@ fn credentials_are_never_shown() {
     }
 }
 
-/// A key is not known to hold a secret: what is found there is not shown unless the key is listed.
+/// A key outside the schema may hold a secret: its value is not shown unless the key is listed.
 #[test]
 fn unlisted_values_are_not_shown() {
     for more in [

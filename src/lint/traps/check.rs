@@ -127,8 +127,8 @@ pub(super) fn http_service_path(model: &Model<'_>, found: &mut Found) {
             let added: Vec<_> = service.list("authorization_request.headers_to_add").collect();
             let names = |name: &str, command: &str| {
                 added.iter().any(|header| {
-                    // The complete value and nothing else: a client chooses `%REQ(X?:PATH)%`, and `%REQ(:PATH):9%`
-                    // is a part.
+                    // Only the complete value counts: a client chooses `%REQ(X?:PATH)%`, and `%REQ(:PATH):9%` is a
+                    // part.
                     let value = header.text("value").unwrap_or_default().to_ascii_lowercase();
                     let is_whole = ["req", "request_header"].iter().any(|of| value == format!("%{of}({command})%"));
                     header.text("key").is_some_and(|key| key.eq_ignore_ascii_case(name)) && is_whole

@@ -1,4 +1,4 @@
-//! Envoy's MCP filter, which tells Doorward the message of a request.
+//! Envoy's MCP filter, which sends Doorward the message of a request.
 
 use super::super::Found;
 use super::super::model::{Check, Filter, Manager, Model};
@@ -7,8 +7,9 @@ use super::super::node::Node;
 /// The name of the filter's metadata.
 const NAMESPACE: &str = "envoy.filters.http.mcp";
 
-/// The ext_authz filters by which rules for messages are decided: those beside an MCP filter. Where the rules of
-/// Doorward are known and none is for messages, there are none; where there is no MCP filter at all, all of them.
+/// The ext_authz filters that must decide rules for messages: those beside an MCP filter. If Doorward's rules are
+/// given, the result is empty when no rule is for messages, and has all filters when a rule is but no MCP filter
+/// exists.
 fn checks<'m, 'a>(model: &'m Model<'a>) -> impl Iterator<Item = Check<'m, 'a>> {
     let is_there = model.managers.iter().any(|manager| readers(manager).next().is_some());
     let wanted = model.expected.rules_for_messages;

@@ -1,7 +1,7 @@
 //! HTTP clients for other servers: they use the proxies of the environment, except for this host.
 //!
-//! Plain http is allowed to this host because no other machine is involved. A proxy would be one: it could answer with
-//! keys of its own, and would receive the credentials of Doorward's clients.
+//! Plain http is allowed to this host because no other machine is involved. A proxy would be another machine: it could
+//! answer with its own keys, and would receive the credentials of Doorward's clients.
 
 use reqwest::{ClientBuilder, NoProxy, Proxy};
 

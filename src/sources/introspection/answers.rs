@@ -14,7 +14,7 @@ pub(super) struct Answers {
     inactive: Remembered,
 }
 
-/// A response with the time up to which it may be used; with a capacity of 0 none is kept.
+/// A response with the time up to which it may be used; a cache with capacity 0 keeps no response.
 type Remembered = Cache<Digest, (Instant, Arc<IntrospectionResponse>)>;
 
 impl Answers {
@@ -32,7 +32,7 @@ impl Answers {
     }
 
     pub(super) fn insert(&self, digest: Digest, until: Instant, response: &Arc<IntrospectionResponse>) {
-        let answers = match response.said {
+        let answers = match response.state {
             TokenState::Active(_) => &self.active,
             TokenState::Inactive => &self.inactive,
             TokenState::Unavailable => return,
@@ -50,8 +50,8 @@ mod tests {
     use super::*;
     use crate::authz::claims::{ClaimSet, IssuerName};
 
-    fn response(said: TokenState) -> Arc<IntrospectionResponse> {
-        Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), said })
+    fn response(state: TokenState) -> Arc<IntrospectionResponse> {
+        Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), state })
     }
 
     fn token(number: usize) -> Digest {
@@ -84,10 +84,10 @@ mod tests {
         assert!(known(now).len() <= ROOM * 2, "{}", known(now).len());
 
         answers.insert(token(7), later, &dead);
-        assert!(matches!(answers.get(&token(7), now).unwrap().said, TokenState::Inactive), "the last word");
+        assert!(matches!(answers.get(&token(7), now).unwrap().state, TokenState::Inactive), "the last word");
         answers.insert(token(20_000), now, &alive);
         answers.insert(token(20_000), later, &response(TokenState::Unavailable));
-        assert!(answers.get(&token(20_000), now).is_none(), "too late, and nothing said");
+        assert!(answers.get(&token(20_000), now).is_none(), "too late, and nothing stored");
         let none = Answers::new(0);
         none.insert(token(1), later, &alive);
         assert!(none.get(&token(1), now).is_none());

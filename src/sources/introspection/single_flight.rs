@@ -84,7 +84,7 @@ mod tests {
     use crate::authz::introspection::TokenState;
 
     fn inactive() -> Arc<IntrospectionResponse> {
-        Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), said: TokenState::Inactive })
+        Arc::new(IntrospectionResponse { issuer: IssuerName::parse("main").unwrap(), state: TokenState::Inactive })
     }
 
     #[tokio::test]
@@ -116,7 +116,7 @@ mod tests {
         let mut next = Box::pin(next);
         assert!(futures_util::poll!(&mut next).is_pending(), "it waits for the first");
         drop(stuck);
-        assert!(matches!(next.await.said, TokenState::Inactive));
+        assert!(matches!(next.await.state, TokenState::Inactive));
         assert!(single_flight.lock().is_empty());
         let mut last = Box::pin(single_flight.enter([1; 32]).unwrap().join(std::future::pending()));
         assert!(futures_util::poll!(&mut last).is_pending());

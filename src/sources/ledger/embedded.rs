@@ -76,8 +76,8 @@ impl LedgerFile {
         Ok(Opened { database, stamp: same.metadata()?.into() })
     }
 
-    /// A file that another program overwrote cannot be read, and this process knows its content: the file is moved
-    /// aside, once, and a new one is created.
+    /// A file that another program overwrote cannot be read, but this process has its content in memory: the file is
+    /// moved aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,
@@ -91,7 +91,7 @@ impl LedgerFile {
         } else {
             std::fs::rename(&self.path, &aside)?;
         }
-        tracing::error!(%error, aside = %aside.display(), "the file of revocations cannot be read; it is written anew");
+        tracing::error!(%error, aside = %aside.display(), "the revocation file cannot be read; a new one is created");
         self.lacks.store(true, Ordering::Relaxed);
         self.open(crate::clock::now())
     }
@@ -136,7 +136,7 @@ impl LedgerFile {
 }
 
 fn changed() -> redb::Error {
-    redb::Error::Io(std::io::Error::other("was removed, replaced or changed by another program; it is opened again"))
+    redb::Error::Io(std::io::Error::other("was removed, replaced or changed by another program; opening it again"))
 }
 
 /// The page cache in bytes: the file is read once, and decisions read the index.
@@ -202,7 +202,7 @@ impl EmbeddedLedger {
             if let Err(error) = file.with(|_| Ok(()))
                 && !lacked
             {
-                tracing::warn!(%error, "revocations are written again");
+                tracing::warn!(%error, "the revocation file cannot be used; writing every revocation again");
             }
             if file.lacks.load(Ordering::Relaxed) { file.write_known() } else { Ok(()) }
         };
@@ -269,11 +269,11 @@ fn store(file: &Database, revocations: &[Revocation]) -> Result<(), redb::Error>
                 table.insert(&*key, record)?;
             }
             if let Some(Note { since, by, reason }) = revocation.note.as_deref() {
-                let said =
+                let note =
                     (since.as_millis(), by.as_deref().unwrap_or_default(), reason.as_deref().unwrap_or_default());
                 let at = (revocation.origin.as_str(), &*key);
                 if revokes_more || notes.get(at)?.is_none() {
-                    notes.insert(at, said)?;
+                    notes.insert(at, note)?;
                 }
             }
         }
@@ -297,9 +297,9 @@ fn load(file: &Database, index: &RevocationIndex, now: Timestamp) -> Result<(), 
         let target = target(key.value())?;
         for (origin, millis) in [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)] {
             let Some(millis) = millis else { continue };
-            let said = notes.get((origin.as_str(), key.value()))?;
-            let note = said.and_then(|said| {
-                let (since, by, reason) = said.value();
+            let note = notes.get((origin.as_str(), key.value()))?;
+            let note = note.and_then(|note| {
+                let (since, by, reason) = note.value();
                 Note::new(Timestamp::from_millis(since), by, reason)
             });
             let revocation = Revocation {

@@ -4,8 +4,8 @@ mod adopt;
 mod anew;
 mod answer;
 mod clock;
+mod clock_note;
 mod config;
-mod even;
 mod feed;
 mod foreign;
 mod lease;
@@ -37,7 +37,7 @@ use wire::Keys;
 pub(in crate::sources) use adopt::Found;
 pub use adopt::{Adopt, AdoptedKeys, Names};
 pub(in crate::sources) use clock::{ServerClock, lasting};
-pub use config::{RedisConfig, RedisConfigError};
+pub use config::{Redis, RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
 pub(in crate::sources) use lease::{Leases, Report};
 pub(in crate::sources) use store::{Life, Server, StoreFacts};
@@ -56,14 +56,14 @@ pub struct RedisLedger {
     shared: lookup::Shared,
     keeping: retention::Keeping,
     clock: clock::StoreClock,
-    odd: members::Odd,
+    reported: members::ReportedFaults,
 }
 
 impl RedisLedger {
     /// Checks the configuration; does not connect yet.
     pub fn new(config: RedisConfig) -> Result<Self, RedisConfigError> {
-        let client = config.client()?;
-        let keys = Keys::new(&config.key_prefix);
+        let client = config.server.client()?;
+        let keys = Keys::new(&config.server.key_prefix);
         let slot = fred::util::redis_keyslot(keys.log.as_bytes());
         let (writer, shared) = (writer::Writer::new(), lookup::Shared::default());
         let ledger = Self {
@@ -74,7 +74,7 @@ impl RedisLedger {
             shared,
             keeping: retention::Keeping::default(),
             clock: clock::StoreClock::default(),
-            odd: members::Odd::default(),
+            reported: members::ReportedFaults::default(),
             config,
         };
         ledger.retain_for(ledger.config.retention, ledger.config.leeway);
@@ -101,7 +101,7 @@ impl RedisLedger {
 
     /// See [`super::RevocationLedger::lookup`].
     pub async fn lookup(&self, targets: &[Target], issued_at: Option<Timestamp>) -> Result<Option<Hit>, LedgerError> {
-        // Boxed: otherwise every decision's future would have 28 KB for it, and most need no lookup.
+        // Boxed: otherwise every decision's future would reserve 28 KB for it, though most decisions need no lookup.
         Box::pin(self.shared.lookup(self, targets, issued_at)).await
     }
 
@@ -120,7 +120,8 @@ impl RedisLedger {
         self.clock.at(Steady::now())
     }
 
-    /// What the store refused is offered to it for as long as the log would have been kept after its end.
+    /// Refused revocations that expire after this instant are still offered to the store: the log would keep them as
+    /// long.
     pub(in crate::sources) fn offered_after(&self) -> Timestamp {
         self.earliest().minus(Self::keeps_for(self.retention()))
     }

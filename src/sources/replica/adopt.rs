@@ -101,8 +101,8 @@ impl Replica {
         }
     }
 
-    /// Whether a key of this token can be skipped: its revocation is known, and for so long that a later
-    /// scan sees the key again before it is forgotten.
+    /// Whether a key of this token can be skipped: its revocation is applied, and lives until after a later scan has
+    /// read the key again.
     fn knows_adopted(&self, issuers: &Issuers, id: &TargetId) -> bool {
         let until = self.earliest().plus(issuers.within * 2);
         issuers.names.iter().all(|(issuer, _)| self.index.knows(&adopted(issuer, id, until)))
@@ -112,7 +112,7 @@ impl Replica {
         let now = crate::clock::now();
         for (issuer, leeway) in issuers {
             let ends_at = found.ends_at.map_or_else(|| now.plus(retention), |end| end.plus(*leeway));
-            self.learn(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
+            self.apply_here(&adopted(issuer, &found.id, ends_at), Steady::now().uptime());
         }
     }
 
@@ -127,7 +127,7 @@ impl Replica {
         let Some(adopt) = &ledger.config().adopt else { return Ok(()) };
         let within = self.adopted.issuers().within;
         let is_scanned = self.freshness.adopted.age(Steady::now()).is_some_and(|age| age <= within);
-        let is_odd = |target: &Target| target.kind == Kind::Token && adopt.cannot_ask(&target.id);
+        let is_odd = |target: &Target| target.kind == Kind::Token && adopt.cannot_look_up(&target.id);
         if targets.iter().any(is_odd) && !is_scanned {
             return Err(LedgerError::Unavailable { cause: "adopted keys have not been read lately".into() });
         }

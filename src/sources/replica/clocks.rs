@@ -20,12 +20,12 @@ use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{self, Lead};
 use crate::clock::Steady;
 
-/// The interval of checks for leads that other instances do not know yet.
+/// The interval of checks for leads that were not shared yet.
 const SHARE_EVERY: Duration = Duration::from_millis(50);
 /// The interval of reading the notes of other instances.
 const LEARN_EVERY: Duration = Duration::from_millis(500);
-/// For so long the store's clock must have gone evenly before a lead is measured by it.
-const EVEN: Duration = Duration::from_secs(30);
+/// The time for which the store's clock must have been stable before a lead is measured by it.
+const STABLE: Duration = Duration::from_secs(30);
 /// The interval of checks of the wall clock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A smaller jump is an adjustment, which the smallest leeway of a watermark covers.
@@ -78,7 +78,7 @@ impl Clocks {
     }
 
     /// Requests that the log is read again.
-    pub(super) fn ask_to_read_again(&self) {
+    pub(super) fn request_reread(&self) {
         self.read_again.store(true, Ordering::Release);
     }
 
@@ -144,8 +144,8 @@ impl Replica {
         self.earliest().min(wall.plus(steady.elapsed()))
     }
 
-    /// Sets the retention: the longest time for which a token may be accepted, and that after its end. Call it before
-    /// issuers that allow more are put in force.
+    /// Sets the retention (the longest time for which a token may be accepted) and the leeway after its end. Call it
+    /// before issuers that allow more are put in force.
     ///
     /// Entries that were dropped under a smaller bound are read again from the log; until then the view is stale.
     pub fn retain_for(&self, longest: Duration, leeway: Duration) {
@@ -160,14 +160,14 @@ impl Replica {
         let has_forgotten = !self.index.forgotten().is_empty() || self.clocks.passed_over.load(Ordering::Acquire);
         if is_raised && before != 0 {
             self.clocks.must_read_again.store(has_forgotten, Ordering::Release);
-            self.clocks.ask_to_read_again();
+            self.clocks.request_reread();
             if has_forgotten {
                 self.freshness.suspend();
             }
         }
     }
 
-    /// Logs that a longer bound needs revocations that no instance knows any more.
+    /// Logs that a longer bound needs revocations that every instance has forgotten.
     fn warn_of_forgotten(&self, before: Duration, longest: Duration) {
         let known = match &self.ledger {
             RevocationLedger::Embedded(_) => before,
@@ -198,7 +198,7 @@ impl Replica {
 
     /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
     /// read.
-    pub async fn learn_leads(&self) {
+    pub async fn read_leads(&self) {
         if let RevocationLedger::Redis(ledger) = &self.ledger
             && let Err(error) = ledger.read_margins(&self.leads()).await
         {
@@ -206,19 +206,21 @@ impl Replica {
         }
     }
 
-    /// Tells others at once how far tokens are dated ahead that were verified here; for ever.
+    /// Shares at once, with other instances, how far verified tokens are dated ahead; never returns.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
         let mut shared = Vec::new();
         let mut looks = 0_u32;
         loop {
             let (leads, clocks) = (self.leads(), self.clocks());
-            // A lead that was measured wrongly would stay: by a clock that jumped lately, or that is further apart than
-            // the leeway, none is measured. The dates themselves need no clock, and cover what was verified meanwhile.
+            // A wrongly measured lead would stay: by a clock that jumped lately, or that differs by more than the
+            // leeway, no lead is measured. The dates themselves need no clock, and cover the tokens that were verified
+            // meanwhile.
             let agree = clocks.skew() <= self.clocks.leeway().max(Lead::LEAST);
-            let ahead = if ledger.even_for() >= EVEN { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
+            let ahead =
+                if ledger.stable_for() >= STABLE { clocks.local.since(clocks.earliest()) } else { Duration::ZERO };
             let local_ahead = agree.then_some(ahead);
             for (_, lead) in &leads {
-                lead.note_local_ahead(local_ahead);
+                lead.set_local_lead(local_ahead);
             }
             let seen =
                 || leads.iter().map(|(_, lead)| (lead.seen(), lead.beyond(clocks.earliest()))).collect::<Vec<_>>();
@@ -230,7 +232,7 @@ impl Replica {
             } else if looks
                 .is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
             {
-                self.learn_leads().await;
+                self.read_leads().await;
             }
             looks = looks.wrapping_add(1);
             sleep(SHARE_EVERY).await;
@@ -261,7 +263,7 @@ impl Replica {
             if ahead.max(behind) > JUMP {
                 let (ahead_seconds, behind_seconds) = (ahead.as_secs_f64(), behind.as_secs_f64());
                 tracing::warn!(ahead_seconds, behind_seconds, "this machine's clock jumped; the log is read again");
-                self.clocks.ask_to_read_again();
+                self.clocks.request_reread();
             }
             anchor = (wall, steady);
         }

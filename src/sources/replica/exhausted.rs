@@ -1,9 +1,9 @@
-//! A log that can take no entry any more, because one of its entries has the last possible id.
+//! A log that accepts no entry any more, because one of its entries has the last possible id.
 //!
-//! Whoever may write to Redis can add such an entry, and XADD fails from then on. The log is copied, with new ids for those
-//! that lie in the future, and replaced in one step ([`RedisLedger::write_log_anew`]). The epoch changes with it, so
-//! nobody takes an answer about the one log for one about the other, and instances look whether the copy has what they
-//! know, as after a loss.
+//! Any client that may write to Redis can add such an entry, and XADD fails from then on. The log is copied, with new
+//! ids for entries that lie in the future, and replaced in one step ([`RedisLedger::write_log_anew`]). The epoch
+//! changes with it, so an answer about the old log is never taken for one about the new log, and instances check
+//! whether the copy has all revocations that they apply, as after a loss.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -42,10 +42,10 @@ impl Replica {
         match renewed {
             Ok(true) => {
                 *self.exhausted() = None;
-                tracing::warn!("an entry of the log had the last possible id; the log was written anew");
+                tracing::warn!("an entry of the log had the last possible id; the log was rewritten");
             }
             Ok(false) => {} // Another instance does it, or has done it.
-            Err(error) => *self.exhausted() = Some(format!(" (it was not written anew: {error})").into()),
+            Err(error) => *self.exhausted() = Some(format!(" (it was not rewritten: {error})").into()),
         }
     }
 

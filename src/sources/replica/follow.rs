@@ -20,7 +20,7 @@ use crate::clock::Steady;
 const BACKOFF: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(300)];
 /// The interval of comparisons of the log with its expected state.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
-/// What is read is new if all that was added until so long ago has been read.
+/// Entries count as new if everything that was added before this span has been read.
 const LIVE: Duration = Duration::from_secs(5);
 /// The pause that groups a burst into fewer reads than one for each entry.
 const COALESCE: Duration = Duration::from_millis(2);
@@ -138,8 +138,9 @@ impl Replica {
         let first = Timestamp::from_millis(i64::try_from(stream.first.millis).unwrap_or(i64::MAX));
         if stream.length < stream.added && first > needed {
             let (needed, first) = (needed.to_rfc3339(), first.to_rfc3339());
-            tracing::warn!(%needed, %first, "the log no longer has all that the settings in force would need: \
-                revocations written before `first` were trimmed; those that matter must be repeated");
+            tracing::warn!(%needed, %first, "the log no longer has every entry that the settings in force need: \
+                                             revocations before `first` were trimmed; repeat those that must still \
+                                             apply");
         }
         Ok(())
     }
@@ -160,7 +161,7 @@ impl Replica {
         loop {
             if self.clocks.take_read_again() {
                 if let Err(error) = self.read_again(feed, ledger).await {
-                    self.clocks.ask_to_read_again();
+                    self.clocks.request_reread();
                     return Err(error);
                 }
                 self.clocks.was_read_again();
@@ -178,7 +179,7 @@ impl Replica {
             feed.is_live = self.freshness.log_age(start).is_some_and(|age| age < LIVE);
             let covered = lease.covers(start);
             let is_due = checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY);
-            let (page, told) = if (is_due && !known.has_goal()) || needs_goal {
+            let (page, facts_read) = if (is_due && !known.has_goal()) || needs_goal {
                 let Snapshot { page, stream, facts } = feed.snapshot(known.last).await?;
                 self.stats.count(Operation::Check, Ok(()));
                 (page, Some((stream, facts)))
@@ -197,7 +198,7 @@ impl Replica {
                     return Ok(gap);
                 }
             }
-            if let Some((stream, facts)) = told {
+            if let Some((stream, facts)) = facts_read {
                 let alive = self.earliest().minus(ledger.retention());
                 if let Err(gap) = known.check(stream, page.complete, alive) {
                     return Ok(gap);
@@ -247,7 +248,7 @@ impl Replica {
         } else if self.freshness.adopted.age(Steady::now()).is_none() {
             self.health.set(ReplicaState::Adopting);
         } else if let Some(obstacle) = self.cannot_add().filter(|_| self.health.is_ready()) {
-            self.health.hindered(&obstacle); // It is read all the same.
+            self.health.hindered(&obstacle); // The log is read nevertheless.
         } else {
             self.health.set(ReplicaState::Following);
         }
@@ -281,7 +282,7 @@ impl Replica {
         Ok(Some(wait))
     }
 
-    /// Refuses a store that may lose entries; `false` for one that a running instance continues to use.
+    /// Refuses a store that may lose entries; `false` if this instance is ready and continues to use it.
     fn examine(&self, facts: StoreFacts, ledger: &RedisLedger) -> Result<bool, Obstacle> {
         match Obstacle::examine(facts, ledger.config().allow_eviction) {
             Err(obstacle) if obstacle.is_tolerable() && self.health.is_ready() => {
@@ -316,10 +317,10 @@ impl Replica {
                 seen.apply(revocation, uptime);
             }
             match revocation {
-                // It expired long ago by both clocks.
+                // Expired long ago by both clocks.
                 Ok(revocation) if revocation.expires_at.plus(retention) <= now => self.clocks.note_passed_over(),
                 Ok(revocation) => {
-                    self.learn(revocation, uptime);
+                    self.apply_here(revocation, uptime);
                     self.outliving.note(*position, revocation, keeps, set_at);
                     if *asks && following {
                         self.lease_state.note_ended(*position, self.streams.take_ended(revocation));

@@ -1,5 +1,5 @@
-//! Entries of issuers that are not configured here: applied, since a reload may add the issuer, and logged, since
-//! more likely the writer uses a wrong name. And keys without an entry: a key alone does not reach the instances.
+//! Entries of issuers that are not configured here: they are applied, because a reload may add the issuer, and logged,
+//! because a wrong name is more likely. And keys without an entry: a key alone does not reach the instances.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::authz::claims::IssuerName;
 use crate::authz::revocation::Target;
 use crate::clock::Steady;
 
-/// The issuers of the configuration in force; empty before it is known.
+/// The issuers of the configuration in force; empty before they are set.
 #[derive(Default)]
 pub(super) struct Configured {
     issuers: Mutex<Arc<[IssuerName]>>,
@@ -37,14 +37,14 @@ impl Replica {
         let mut foreign = issuers.filter(|issuer| !configured.contains(issuer)).peekable();
         let Some(issuer) = foreign.peek() else { return };
         if !self.configured.is_warned.swap(true, Ordering::Relaxed) {
-            tracing::warn!(%issuer, "log entries name an issuer that is not configured: they refuse nothing here");
+            tracing::warn!(%issuer, "log entries name an issuer that is not configured: they have no effect here");
         }
         self.stats.foreign.inc_by(foreign.count() as u64);
     }
     /// Searches for keys without an entry soon after the first read, then every ten minutes; for ever.
     ///
-    /// A key and its entry are written together, so a key that is still unknown after a later complete read has no
-    /// entry. Where SCAN is not permitted nothing is counted.
+    /// A key and its entry are written together, so a key whose revocation is not applied after a later complete
+    /// read has no entry. If SCAN is not permitted, nothing is counted.
     pub(super) async fn watch_keys(&self, ledger: &RedisLedger) {
         const EVERY: Duration = Duration::from_secs(600);
         const LOOK: Duration = Duration::from_secs(1);
@@ -75,8 +75,8 @@ impl Replica {
         if found > 0 && !self.configured.is_warned_of_keys.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 keys = found,
-                "keys of revocations have no entry in the log, or are written in quotes or serialised: instances do not \
-                 learn of them; write key and entry in one transaction, as plain text"
+                "keys of revocations have no entry in the log, or are written in quotes or serialised: instances do \
+                 not apply them; write key and entry in one transaction, as plain text"
             );
         }
     }

@@ -60,7 +60,7 @@ impl Freshness {
         self.leased_until.fetch_min(micros(until), Ordering::AcqRel);
     }
 
-    /// Whether issuers' names are known to have kept their meaning.
+    /// Whether issuers' names have certainly kept their meaning.
     #[must_use]
     pub fn is_named(&self) -> bool {
         self.named.is_known()

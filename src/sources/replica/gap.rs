@@ -15,7 +15,7 @@ use crate::clock::Steady;
 pub(super) struct Baseline {
     pub(super) epoch: Box<str>,
     pub(super) last: Position,
-    /// Entries ever added when the view was last known complete, plus those read since.
+    /// Entries ever added when the view was last complete, plus those read since.
     pub(super) added: u64,
     /// The log's state when it was last found complete, and the start of the read that found it so.
     pub(super) whole: Option<(StreamInfo, Steady)>,
@@ -243,7 +243,7 @@ mod tests {
             (info(10, 7, 10, 0), 0, false),
             (info(10, 4, 8, 20), 0, true),  // XDEL.
             (info(10, 6, 10, 0), 0, true),  // XDEL of one older than another that was deleted before.
-            (info(20, 4, 8, 0), 0, true),   // XTRIM, though what it took is in force.
+            (info(20, 4, 8, 0), 0, true),   // XTRIM, although the trimmed entries are in force.
             (info(20, 4, 8, 0), 11, false), // Trimmed by age.
             (info(0, 0, 8, 0), 11, false),
         ] {

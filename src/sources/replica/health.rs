@@ -34,7 +34,7 @@ pub enum ReplicaState {
     Repairing,
     /// No connection, or no answer.
     Unreachable,
-    /// A wrong password, or a user without the commands that are needed.
+    /// A wrong password, or a user without the required commands.
     AccessDenied,
     /// The server is a replica: it may lag, and refuses writes.
     NotPrimary,
@@ -88,7 +88,7 @@ pub(super) enum Obstacle {
          name the server behind it"
     )]
     NoRole,
-    #[error("the server began to be the primary anew")]
+    #[error("the server became the primary again")]
     Changed,
     #[error("maxmemory-policy is {policy}: revocations may be evicted; set noeviction, or allow_eviction")]
     MayEvict { policy: Box<str> },

@@ -1,9 +1,9 @@
-//! This instance's lease, and receipts: knowing that every instance refuses.
+//! This instance's lease, and receipts: the proof that every instance refuses a token.
 //!
 //! # The argument
 //!
-//! An instance accepts a token only with a view, and a view that is older than `max_staleness` is
-//! none (`on_stale: deny`). It publishes the view of a read only if its lease
+//! An instance accepts a token only with a view, and a view that is older than `max_staleness` does not count as one
+//! (`on_stale: deny`). An instance publishes the view of a read only if its lease
 //!
 //! 1. was in the store before the read began, and
 //! 2. will run until the view is too old, whatever happens to the instance.
@@ -17,18 +17,18 @@
 //! In (2) the lease is that in the store: an instance that is cut off uses its view for the length of that lease, even
 //! if a reload has allowed more since ([`Freshness`](super::Freshness)).
 //!
-//! The argument assumes: steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease; a store
-//! that keeps the leases. That a lease has run out by the server's clock counts only if this instance has seen that
-//! clock go as evenly as its own for the length of a lease; what such a clock may gain meanwhile is in that length
-//! ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list confirms nothing
-//! until it has been the same store for the length of a lease: by then, an instance whose lease was lost has a new
-//! lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest lease that any of
-//! them was seen to take: in the store, or by this instance since it started. An instance reports an entry that it
-//! could not apply, and does not confirm it. A full store accepts no new reports, but lets a lease be prolonged: its
-//! holder goes on deciding, and the receipt waits while that instance cannot report its progress. A removed log may
-//! continue with smaller ids, if the store's clock was set back: progress in the previous log does not count for this
-//! one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a receipt covers the others only. A
-//! decision that was frozen with its process may end later; the proxy has timed out by then.
+//! The argument assumes steady clocks (CLOCK_BOOTTIME) that run at the same pace for the length of a lease, and a
+//! store that keeps the leases. A lease counts as expired by the server's clock only if this instance has seen that
+//! clock be as stable as its own for the length of a lease; the length includes the time that such a clock may gain
+//! meanwhile ([`lasting`]). A store that was emptied, restarted or failed over may have lost leases, so its list
+//! confirms nothing until it has been the same store for the length of a lease: by then, an instance whose lease was
+//! lost has a new lease or no view. Instances differ in their `max_staleness`, so the length is that of the longest
+//! lease that any of them was seen to take: in the store, or by this instance since it started. An instance reports an
+//! entry that it could not apply, and does not confirm it. A full store accepts no new reports, but lets a lease be
+//! prolonged: its holder continues to decide, and the receipt waits while that instance cannot report its progress. A
+//! removed log may continue with smaller ids, if the store's clock was set back: progress in the previous log does not
+//! count for this one. With `on_stale: allow` a cut-off instance accepts the token for ever, and a receipt covers the
+//! others only. A decision that was frozen with its process may end later; the proxy has timed out by then.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -62,7 +62,7 @@ const END_WITHIN: Duration = Duration::from_millis(50);
 /// The state of this instance's lease across connections.
 pub(super) struct LeaseState {
     started: Steady,
-    /// What kind of process this is; unset: the service.
+    /// The kind of this process; unset: the service.
     role: OnceLock<&'static str>,
     /// The longest use of a view of this instance, in milliseconds.
     hold_ms: AtomicU64,
@@ -130,8 +130,8 @@ pub struct Receipt {
     pub uncertain_for: Option<Duration>,
     /// The streams that it ended.
     pub streams: usize,
-    /// The lease of an instance ran out that has not reported since, within the leeway before the wait or during it: it
-    /// may have verified tokens whose dates it told nobody.
+    /// Whether the lease of an instance that has not reported since expired during the wait, or within the leeway
+    /// before it: the instance may have verified tokens whose dates it did not report.
     pub lapsed: bool,
 }
 
@@ -213,8 +213,8 @@ impl Replica {
     }
 
     /// Names the kind of this process to its peers, once.
-    pub fn be(&self, role: &'static str) {
-        let _ = self.lease_state.role.set(role); // It does not change.
+    pub fn set_role(&self, role: &'static str) {
+        let _ = self.lease_state.role.set(role); // The kind never changes.
     }
 
     /// Renews the lease if it is due, or if a receipt waits for this instance.
@@ -260,7 +260,7 @@ impl Replica {
         true
     }
 
-    /// Resets the progress: another log is followed, whose ids may be smaller.
+    /// Resets the progress: the log that is followed now may have smaller ids.
     pub(super) fn report_anew(&self) {
         *self.lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();
     }
@@ -339,7 +339,7 @@ impl Replica {
         };
         let deadline = Steady::now() + patience;
         // Without the request it takes until the next renewals.
-        let wanted = ledger.ask(revocation).await.unwrap_or(stored).max(stored);
+        let wanted = ledger.request_progress(revocation).await.unwrap_or(stored).max(stored);
         let waiting = vec![self.name.to_string()];
         let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0, lapsed: false };
         let mut since = None;
@@ -348,8 +348,9 @@ impl Replica {
             if let Ok(leases) = self.leases(ledger).await {
                 let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
-                // Ends by a clock that was set say nothing; all of them are over when it has gone evenly for so long.
-                let is_known = leases.even_for >= ledger.longest_lease() + self.clocks.leeway();
+                // Lease ends by a clock that was set are not evidence; all such leases have expired when the clock has
+                // been stable for this long.
+                let is_known = leases.stable_for >= ledger.longest_lease() + self.clocks.leeway();
                 receipt.lapsed = leases.lapsed.iter().any(|(_, ended)| !is_known || *ended > since);
                 if receipt.is_confirmed() {
                     return receipt;
@@ -381,7 +382,7 @@ impl Replica {
         let mut waiting: Vec<_> = behind.map(|lease| lease.name.to_string()).collect();
         let applied = leases.len() - waiting.len();
         // By a clock that may have jumped, a running lease looks expired.
-        let doubtful = if listed.even_for < longest { &*listed.lapsed } else { &[] };
+        let doubtful = if listed.stable_for < longest { &*listed.lapsed } else { &[] };
         waiting.extend(doubtful.iter().map(|(name, _)| name.to_string()));
         let reports = leases.iter().filter_map(|lease| lease.report.as_ref());
         let ended = reports.flat_map(|report| &report.ended).filter(|(entry, _)| *entry == wanted);
@@ -396,8 +397,8 @@ impl Replica {
     }
 
     /// The time until the store has certainly kept every lease that may still run: until it has been this instance's
-    /// primary, with the same data, for the length of the longest lease, by a clock that this instance has seen go
-    /// evenly all the time. A note of when that began may come from a clock that was ahead; the time that this instance
+    /// primary, with the same data, for the length of the longest lease, by a clock that was stable all the
+    /// time. A note of when that began may come from a clock that was ahead; the time that this instance
     /// has observed counts as well.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
@@ -405,7 +406,7 @@ impl Replica {
         let noted = listed.whole_since.map(|since| listed.now.since(since));
         let seen = follows.since.filter(|_| follows.epoch == listed.epoch).map(Steady::elapsed);
         let whole_for = noted.max(seen).filter(|_| is_same);
-        let sure_for = whole_for.unwrap_or_default().min(listed.even_for);
+        let sure_for = whole_for.unwrap_or_default().min(listed.stable_for);
         Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
     }
 }

@@ -12,7 +12,7 @@ use crate::authz::revocation::Revocation;
 use crate::authz::token::TrustedIssuer;
 use crate::clock::Steady;
 
-/// The interval of checks until the meanings are known to be the same.
+/// The interval of checks until the meanings are confirmed.
 const EAGERLY: Duration = Duration::from_millis(50);
 /// The interval of notes that they are in use.
 const AT_EASE: Duration = Duration::from_secs(30);
@@ -25,7 +25,7 @@ pub(super) struct Standing {
     noted: Mutex<Names>,
     /// The obstacle that keeps this process from deciding.
     conflict: Mutex<Option<(ReplicaState, Box<str>)>>,
-    /// The notes to store for the issuers that [`Replica::names_lost_by`] was last asked about and found to lose nothing.
+    /// The notes for the issuers of the last call of [`Replica::names_lost_by`], if that found no losses.
     held: Mutex<Option<Vec<String>>>,
 }
 
@@ -43,8 +43,8 @@ struct Issuers {
 impl Replica {
     /// Sets the issuers in force. Revocations are also written under former names.
     ///
-    /// They replace the meanings of the issuers before only if [`Self::names_lost_by`] has checked them against the
-    /// notes, or the loss is accepted. Otherwise, as at the start, no decision is made before the store was read;
+    /// The new meanings replace those of the previous issuers only if [`Self::names_lost_by`] has checked them against
+    /// the notes, or the loss is accepted. Otherwise, as at the start, no decision is made before the store was read;
     /// issuers that were never in force have changed nothing.
     pub fn stand_for(&self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) {
         let renamed = issuers.iter().filter(|issuer| !issuer.formerly.is_empty());
@@ -61,7 +61,7 @@ impl Replica {
         if was_in_force && (is_held || accept_loss) {
             superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
             superseded.extend(past.supersede(issuers, &before.all, accept_loss));
-            superseded.ended.retain(|text| !current.contains(text)); // It stands for that again.
+            superseded.ended.retain(|text| !current.contains(text)); // The name has that meaning again.
         } else if self.is_noting() {
             self.freshness.named.set(false);
         }
@@ -112,7 +112,7 @@ impl Replica {
         conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })
     }
 
-    /// A time that has passed by every known clock.
+    /// A time that has passed by every observed clock.
     fn surely_past(&self) -> Timestamp {
         let now = self.earliest_if_set();
         match &self.ledger {
@@ -165,13 +165,13 @@ impl Replica {
     pub(super) async fn keep_names(&self) {
         loop {
             let is_known = self.freshness.is_named();
-            // Until the log has been read, the live revocations are not known.
+            // Before the log has been read, the set of live revocations is incomplete.
             if self.health.is_ready()
                 && let Err(error) = self.note_names(is_known).await
             {
-                tracing::debug!(%error, "the meaning of issuers' names is not noted");
+                tracing::debug!(%error, "the meaning of issuers' names is not stored");
                 if !is_known && matches!(error, LedgerError::Refused { .. }) {
-                    self.log(Some((ReplicaState::Refusing, error.to_string().into()))); // It does not pass by itself.
+                    self.log(Some((ReplicaState::Refusing, error.to_string().into()))); // Needs the operator.
                 }
             }
             let pause = if self.freshness.is_named() { AT_EASE } else { EAGERLY };
@@ -188,7 +188,7 @@ impl Replica {
         let (mut noted, seen) = (Names::read(self.ledger.noted_names().await?), self.clocks().latest());
         noted.apply(&superseded, seen);
         lock(&self.standing.noted).clone_from(&noted);
-        // What names stood for in this process may have been noted by none, or dropped with the store.
+        // The meanings of names in this process may never have been noted, or may be lost with the store.
         let known = if is_known { noted.clone() } else { noted.clone().and(past) };
         let conflicts = self.conflicts(known, all.clone()).await?;
         if conflicts.is_empty() || accept_loss {
@@ -222,17 +222,20 @@ impl Replica {
 
     /// Logs an obstacle once.
     fn log(&self, obstacle: Option<(ReplicaState, Box<str>)>) {
-        let mut said = lock(&self.standing.conflict);
-        if let Some((state, conflict)) = obstacle.as_ref().filter(|obstacle| said.as_ref() != Some(*obstacle)) {
+        let mut reported = lock(&self.standing.conflict);
+        if let Some((state, conflict)) = obstacle.as_ref().filter(|obstacle| reported.as_ref() != Some(*obstacle)) {
             if *state != ReplicaState::NamesDiffer {
-                tracing::error!(error = %conflict, "no decision is made: the meaning of issuers' names cannot be read");
+                tracing::error!(
+                    error = %conflict,
+                    "decisions are refused: the meaning of issuers' names cannot be read"
+                );
             } else if self.freshness.is_named() {
                 tracing::error!(%conflict, "another deployment or configuration uses issuers' names with another meaning");
             } else {
-                tracing::error!(%conflict, "no decisions: issuers' names have another meaning in the store");
+                tracing::error!(%conflict, "decisions are refused: issuers' names have another meaning in the store");
             }
         }
-        *said = obstacle;
+        *reported = obstacle;
     }
 
     /// For `/readyz`: whether the log has been read to its end, and the obstacle.

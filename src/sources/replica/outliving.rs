@@ -2,7 +2,8 @@
 //!
 //! Every entry of the index is in the log, because the log is kept for longer than an entry lives. But another writer
 //! may name an end or a watermark far ahead, and the store's clock may have dated an entry too early: such a
-//! revocation is still known when its entry has been trimmed, and must be written again if it is requested again.
+//! revocation is still applied here when its entry has been trimmed, and must be written again if it is requested
+//! again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,7 @@ impl Outliving {
         }
     }
 
-    /// Whether a known revocation is in a log that has every entry written after `kept`.
+    /// Whether an applied revocation is in a log that has every entry written after `kept`.
     pub(super) fn is_logged(&self, revocation: &Revocation, kept: Timestamp) -> bool {
         !self.overflowed.load(Ordering::Relaxed)
             && self.newest().get(&revocation.target).is_none_or(|(written_at, entry)| {

@@ -34,8 +34,7 @@ pub(super) struct Loss {
 }
 
 impl Replica {
-    /// Records that known entries may be missing from the log; call it before the log is read from its
-    /// start.
+    /// Records that applied entries may be missing from the log; call it before the log is read from its start.
     pub(super) fn note_loss(&self) {
         self.unsaved.forget_acknowledged(); // From here on they are compared with the log like all entries.
         *self.loss() = Some(Loss { seen: Arc::default(), is_known: false });
@@ -130,7 +129,8 @@ impl Replica {
     async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
         let mut missing = Vec::new();
         for (at, known) in self.index.entries().enumerate() {
-            // What has expired is put back, too, while it is known: an instance may start whose clock is behind.
+            // Expired entries are put back, too, while they are in the index: a starting instance's clock may be
+            // behind.
             if !seen.knows(&known) {
                 missing.push(known);
             }

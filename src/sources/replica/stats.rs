@@ -48,27 +48,27 @@ pub const LAG_BUCKETS: [f64; 14] = [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e
 instruments! {
     /// The instruments of a replica.
     pub struct ReplicaStats {
-        /// Time from a revocation's writing to its application here.
+        /// Time from writing a revocation to applying it in this process.
         pub lag: Histogram = "doorward_revocation_lag_seconds" in LAG_BUCKETS,
         /// Operations on the revocation store.
         pub operations: IntCounterVec = "doorward_store_operations_total" by ["operation", "result"],
         /// Entries of the log that were applied here, replays included.
         pub entries: IntCounter = "doorward_store_entries_total",
-        /// Entries of the log that could not be understood.
+        /// Entries of the log that could not be read.
         pub unreadable: IntCounter = "doorward_store_unreadable_total",
         /// Entries of the log for issuers that are not configured, and keys of revocations without an entry.
         pub foreign: IntCounter = "doorward_store_foreign_total",
         /// Keys of another service that revoke a token, in the last complete scan (adopt).
         pub adopted: IntGauge = "doorward_adopted_keys",
-        /// Times the log was found to have lost entries, and was read again.
+        /// Losses of entries that were found in the log; each time the log is read again.
         pub gaps: IntCounter = "doorward_store_gaps_total",
-        /// Connections to the log that ended while it was followed.
+        /// Connections to the log that were lost while following it.
         pub disconnects: IntCounter = "doorward_store_disconnects_total",
-        /// Revocations that this process wrote back to the store.
+        /// Lost revocations that this process wrote back to the store.
         pub reseeded: IntCounter = "doorward_store_reseeded_total",
         /// Revocations that the store lost and that are not written back yet.
         pub reseed_waiting: IntGauge = "doorward_store_reseed_waiting",
-        /// Revocations that apply here and that the store has refused so far.
+        /// Revocations that apply in this process only, because the store has not stored them yet.
         pub unsaved: IntGauge = "doorward_store_unsaved",
         /// Whether the last operation on the revocation store succeeded.
         up: IntGauge = "doorward_store_up",

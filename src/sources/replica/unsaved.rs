@@ -24,7 +24,7 @@ pub(super) struct Unsaved {
 #[derive(Default)]
 struct Waiting {
     by_target: HashMap<(Target, Origin), Entry>,
-    /// The number of acknowledged ones.
+    /// The number of acknowledged entries.
     acknowledged: usize,
 }
 
@@ -43,10 +43,10 @@ impl Entry {
 }
 
 impl Unsaved {
-    /// The most revocations; newer ones are not kept for a retry, and their callers got an error.
+    /// The most revocations; further ones are not kept for a retry, and their callers got an error.
     const MAX: usize = 100_000;
 
-    /// `over`: what expired before then is no longer offered.
+    /// `over`: revocations that expired before then are no longer offered.
     pub(super) fn insert(&self, revocations: &[Revocation], over: Timestamp) {
         let mut state = self.lock();
         if state.by_target.len() + revocations.len() > Self::MAX {
@@ -107,13 +107,13 @@ impl Unsaved {
     /// The entries that have waited longer than the duration of a write.
     pub(super) fn waiting(&self, longer_than: Duration, over: Timestamp) -> Vec<Revocation> {
         let mut state = self.lock();
-        // The log will show what is acknowledged.
+        // Acknowledged entries will be read back from the log.
         state.retain(|entry| entry.acknowledged.is_some() || entry.revocation.expires_at > over);
         let waits = |entry: &&Entry| entry.acknowledged.is_none() && entry.since.elapsed() > longer_than;
         state.by_target.values().filter(waits).map(|entry| entry.revocation.clone()).collect()
     }
 
-    /// The number of entries that are not known to be stored.
+    /// The number of entries that are not acknowledged by the store.
     pub(super) fn len(&self) -> usize {
         let state = self.lock();
         state.by_target.len() - state.acknowledged
@@ -129,7 +129,7 @@ impl Waiting {
     fn change<'a>(&mut self, stored: impl Iterator<Item = &'a Revocation>, change: impl Fn(&mut Entry)) {
         for stored in stored {
             if self.by_target.is_empty() {
-                return; // Nearly always; then nothing is hashed.
+                return; // Nearly always, so nearly always no hash is computed.
             }
             let key = (stored.target.clone(), stored.origin);
             let Some(entry) = self.by_target.get_mut(&key).filter(|entry| entry.is_in(stored)) else { continue };

@@ -1,4 +1,4 @@
-//! The machines, what runs on them, and a client before them.
+//! The machines, their processes, and a client in front of them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ pub(super) struct Host {
     pub(super) service: SocketAddr,
     /// The request of a client.
     path: &'static str,
-    /// Whatever runs here.
+    /// The running processes.
     running: Option<(Program, Doorward, Envoy, Settled)>,
 }
 

@@ -1,6 +1,6 @@
 //! Machines that are network namespaces, with cables between them and switches to plug them into.
 //!
-//! It has no name and no address in the namespace of the tests, and does not outlive them: a namespace ends
+//! The network has no name and no address in the namespace of the tests, and does not outlive them: a namespace ends
 //! with its last process and the last open file on it.
 
 use std::fs::File;
@@ -39,7 +39,7 @@ impl Machine {
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// As [`Self::inside`], for what awaits something.
+    /// As [`Self::inside`], for asynchronous work.
     pub(super) fn run<T: Send>(&self, work: impl AsyncFnOnce() -> T + Send) -> T {
         self.inside(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -117,7 +117,7 @@ impl Switch {
         self.0.ip(&format!("link set dev {port} master switch"));
     }
 
-    /// Drops whatever comes through this port, in both directions: the machine sees a link that is up, and
+    /// Drops everything that comes through this port, in both directions: the machine sees a link that is up, and gets
     /// no answer.
     pub(super) fn swallow(&self, port: &str) {
         self.0.ip(&format!("link set dev {port} nomaster"));

@@ -23,7 +23,7 @@ use tower::ServiceExt;
 
 use super::signer::{self, AUDIENCE, ISSUER, SIGNED};
 
-/// The identity headers that are ours, and what they may say.
+/// Doorward's identity headers, and their permitted values.
 const OURS: [(&str, [&str; 2]); 2] =
     [("x-user-id", ["alice", "bob"]), ("x-user-email", ["alice@example.com", "bob@example.com"])];
 
@@ -48,7 +48,7 @@ api_keys:
 revocation: {{store: embedded}}
 "#,
         jwks = signer::jwks(),
-        key = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683", // Of `key`.
+        key = "2c70e12b7a0646f92279f427c7b38e7334d8e5389cff167a1dc30e73f826b683", // The SHA-256 of `key`.
     );
     let config = Config::parse(&yaml, "fuzz", std::path::Path::new(""), std::iter::empty()).expect("no faults").config;
     let mut policy = assemble::policy(&config);
@@ -90,7 +90,7 @@ pub fn run(data: &[u8]) {
 }
 
 async fn ask(message: &[u8]) -> CheckResponse {
-    let replica = Replica::new(EmbeddedLedger::in_memory().into(), METRICS.store.clone()); // What one input revokes is not the next one's.
+    let replica = Replica::new(EmbeddedLedger::in_memory().into(), METRICS.store.clone()); // New for each input.
     let bell = AlarmSettings { per_minute: 60, webhook: None };
     let (alarm, _) = ReplayAlarm::new(bell, METRICS.replay_alarms.clone()).expect("no client to build");
     let state = State::new(POLICY.clone(), Arc::new(replica), METRICS.clone(), alarm, None);

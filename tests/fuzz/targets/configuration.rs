@@ -1,4 +1,4 @@
-//! A configuration file, and what the environment says over it.
+//! A configuration file, and the environment that overrides it.
 
 use std::path::Path;
 

@@ -35,7 +35,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// A whole number counts as its text; what is empty is absent.
+/// A whole number counts as its text; an empty text is absent.
 fn kid(member: &Value) -> Option<String> {
     match &member["kid"] {
         Value::String(id) => Some(id.clone()).filter(|id| !id.is_empty()),

@@ -1,4 +1,5 @@
-//! A request target, an open and a closed path: no server finds what is closed behind what is open.
+//! A request target, an open and a closed path: no server may find the closed resource by a target that matches the
+//! open one.
 
 use std::sync::Arc;
 
@@ -57,7 +58,7 @@ fn rule(name: &str, path: PathMatch) -> Rule {
     Rule { name: Arc::from(name), matches, ..Rule::default() }
 }
 
-/// Whether a server takes this for what a rule names: as written or without escapes, in any case.
+/// Whether a server may read this as the rule's resource: as written or without escapes, in any case.
 fn is_of(closed: &PathMatch, resource: &[u8]) -> bool {
     let (PathMatch::Exact(path) | PathMatch::Prefix(path)) = closed else { return false };
     let prefix = matches!(closed, PathMatch::Prefix(_));

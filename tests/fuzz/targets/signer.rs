@@ -1,4 +1,4 @@
-//! An issuer whose key is always the same, so that a seed with a good token stays one.
+//! An issuer with a constant key, so that a seed with a valid token stays valid.
 
 use std::sync::LazyLock;
 
@@ -42,7 +42,7 @@ pub fn sign_parts(data: &[u8]) -> (&[u8], &[u8], String) {
 
 pub const HEADER: &str = r#"{"alg":"EdDSA","typ":"at+jwt","kid":"ed"}"#;
 
-/// The tokens that were ever signed, beside those that a target signs itself: nobody can make another.
+/// All signed tokens, beside those that a target signs itself: no input can contain another valid one.
 ///
 /// Tokens of users `alice` and `bob`, from 2025 to 2100.
 pub static SIGNED: LazyLock<[String; 2]> = LazyLock::new(|| {

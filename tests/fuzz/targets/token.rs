@@ -64,7 +64,7 @@ fn verify(bearer: BearerToken<'_>, expiry: Expiry) -> Result<VerifiedToken, Refu
     })
 }
 
-/// Whatever a field holds, it is read in one way, and only what was signed is accepted.
+/// Every field is read in one way, whatever its content, and only signed tokens are accepted.
 fn read(field: &[u8]) {
     let Ok(Some(bearer)) = BearerToken::from_credentials(field, "Bearer", MAX_BYTES) else { return };
     let text = bearer.as_str();
@@ -88,7 +88,7 @@ fn read(field: &[u8]) {
     }
 }
 
-/// Whatever an issuer signs, what is accepted says what it must, in one way only.
+/// Whatever an issuer signs, an accepted token has the required claims, in one reading only.
 fn signed(header: &[u8], payload: &[u8], tolerated: bool) {
     let text = signer::sign(header, payload);
     let Ok(bearer) = BearerToken::parse(text.as_bytes(), MAX_BYTES) else {
@@ -98,8 +98,8 @@ fn signed(header: &[u8], payload: &[u8], tolerated: bool) {
     let expiry = if tolerated { Expiry::Tolerated } else { Expiry::Refused };
     let Ok(token) = verify(bearer, expiry) else { return };
 
-    // The library's reader takes the last of two members: they must not differ from what was seen. An object
-    // with this member it takes for the JSON in the member's text, which is not for a claim to choose.
+    // The library's reader takes the last of two members, which must not differ from the members that Doorward read.
+    // It replaces an object with this member by the JSON in the member's text, which a claim must not choose.
     if String::from_utf8_lossy(payload).contains("serde_json::private") {
         return;
     }

@@ -153,7 +153,7 @@ fn check(message: &[u8]) -> bool {
     expected.is_ok()
 }
 
-/// A message with every field that Envoy fills, and what it does not.
+/// A message with every field that Envoy fills, and with unknown fields.
 fn full(http: context::HttpRequest, rule: Option<&str>) -> envoy::CheckRequest {
     let extensions = [("doorward.rule", rule), ("other", Some("x"))];
     let socket = SocketAddress { address: "192.0.2.7".to_owned(), ..SocketAddress::default() };
@@ -324,7 +324,7 @@ fn header_fields_are_bounded_as_they_are_sent() {
     }
 }
 
-/// A message of another kind that happens to be well-formed says nothing.
+/// A well-formed message of another type is not a request.
 #[test]
 fn other_messages_are_no_requests() {
     let node = Node { id: "id".to_owned(), ..Node::default() };

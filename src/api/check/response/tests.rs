@@ -1,4 +1,4 @@
-//! The writer against prost: what Envoy's full schema reads is what the decision said.
+//! The writer against prost: a response, parsed with Envoy's full schema, matches the decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -144,7 +144,7 @@ proptest! {
         let token = format!("Bearer {}", dev.mint(&claims).unwrap());
         let now = crate::authz::claims::Timestamp::from_secs(1_500);
         let index = RevocationIndex::new();
-        // Twice: the second time, what was kept is sent.
+        // Twice: the second response is the cached one.
         for path in ["/", "/shadow", "/scoped", "/stale", "/public", "/", "/shadow", "/stale"] {
             for with_token in [true, false] {
                 let headers: &[(&str, &[u8])] = if with_token { &[("Authorization", token.as_bytes())] } else { &[] };
@@ -154,7 +154,7 @@ proptest! {
                 let decision = authorizer.authorize(&request, view, now);
                 let found = read(&respond(&responder, &decision, &request));
                 prop_assert_eq!(&found, &expected(&decision, &responder, &claims, payload, forward), "{}", path);
-                // Another responder's words are not this one's.
+                // A response that another responder encoded is not reused.
                 let unsigned = responder.unsigned();
                 prop_assert_eq!(&read(&respond(&unsigned, &decision, &request)), &found);
             }
@@ -162,7 +162,7 @@ proptest! {
     }
 }
 
-/// The response by the words of the specification, from the claims themselves.
+/// The response that the specification requires, built from the claims themselves.
 fn expected(decision: &Decision<'_>, responder: &Responder, claims: &Value, payload: bool, forward: bool) -> Read {
     let text = |name: &str| claims[name].as_str().filter(|text| fits_header(text)).map(str::to_owned);
     let mut read = Read::default();

@@ -1,4 +1,4 @@
-// The console: signing in with an admin key, what it may see, and the events that keep it current.
+// The console: signing in with an admin key, the views that the key permits, and the events that keep them current.
 import { ApiError, forget, get, use, watch } from './api.js';
 import { $ } from './dom.js';
 import { Fleet } from './fleet.js';
@@ -17,14 +17,14 @@ $('sign-in').addEventListener('submit', async (event) => {
   $('submit-sign-in').disabled = true;
   use(key, () => end('unknown'));
   try {
-    // A key is ASCII; what is not cannot stand in a header.
-    if (!/^[\x21-\x7e]+$/.test(key)) throw new ApiError(0, { detail: 'An admin key has no spaces and no other letters than ASCII.' });
+    // A key is ASCII; other characters cannot stand in a header.
+    if (!/^[\x21-\x7e]+$/.test(key)) throw new ApiError(0, { detail: 'An admin key is printable ASCII with no spaces.' });
     const about = await get('/v1/about');
     $('key').value = '';
     begin(about);
   } catch (error) {
     forget();
-    $('sign-in-problem').textContent = { 401: 'This key is not known here.', 403: 'No admin keys are configured: set admin.keys.' }[error.status] ?? error.message;
+    $('sign-in-problem').textContent = { 401: 'This key is not known.', 403: 'No admin keys are configured: set admin.keys.' }[error.status] ?? error.message;
     $('key').focus();
   } finally {
     $('submit-sign-in').disabled = false;
@@ -65,7 +65,7 @@ function end(why) {
   session.stop.abort();
   session = null;
   forget();
-  // Nothing of what was shown stays in the page.
+  // No data that was shown stays in the page.
   location.replace(why ? `#ended-${why}` : '#');
   location.reload();
 }
@@ -86,7 +86,7 @@ async function follow({ stop, views }) {
     } catch (error) {
       if (stop.signal.aborted) return;
       if (error.status === 403) return end('withdrawn');
-      if (error.status === 429) live('warning', 'Waits: enough watch this instance');
+      if (error.status === 429) live('warning', 'Waiting: too many clients watch this instance');
       else live('bad', 'No connection');
     }
     await new Promise((wake) => setTimeout(wake, pause));

@@ -1,4 +1,4 @@
-// Elements, figures and times. Text only ever becomes text: nothing here takes markup.
+// Elements, figures and times. Text is always inserted as text, never as markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
 

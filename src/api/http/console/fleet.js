@@ -1,20 +1,20 @@
-// The fleet: who decides, how current each is, and what is not well.
+// The fleet: the deciding instances, how current each one is, and their faults.
 import { $, count, h, show, some, span, spark } from './dom.js';
 import { List } from './list.js';
 
 /** What stands in the way, by the state of an instance's replica, and what to do about it. */
 const STATES = {
-  starting: ['has not connected to the store yet', 'Wait some seconds; if it stays so, look at its log and at revocation.redis.url.'],
+  starting: ['has not connected to the store yet', 'Wait some seconds; if the state lasts, check its log and revocation.redis.url.'],
   catching_up: ['is reading the log from its start', 'Wait: a million revocations take some seconds.'],
-  adopting: ['is reading the keys of another service', 'Wait; if it stays so, check revocation.redis.adopt.'],
-  settling: ['waits until the store is surely whole', 'Wait: others may be about to put back what the store lost.'],
+  adopting: ['is reading the keys of another service', 'Wait; if the state lasts, check revocation.redis.adopt.'],
+  settling: ['waits until the store is certainly complete', 'Wait: other instances may be writing lost revocations back.'],
   repairing: ['is reading the log again, because it lost entries', 'Wait; then find out why the store lost data: a failover, a flush, an eviction.'],
   unreachable: ['cannot reach the store', 'Check that Redis runs and that this host reaches it. Requests are decided by the last view until it is too old.'],
   access_denied: ['is denied by the store', 'Check the user, the password and the ACL of Redis (docs/operations.md lists the commands).'],
   not_primary: ['is connected to a replica', 'Point revocation.redis.url to the primary, or use Sentinel.'],
   may_evict: ['uses a store that may evict revocations', 'Set maxmemory-policy noeviction.'],
-  refusing: ['is refused by the store', 'Look at the log: Redis is loading, too old, or full.'],
-  names_differ: ['has an issuer under a name that stands for something else in the log', 'Use the name that the log has, or revocation.accept_loss for one start.'],
+  refusing: ['is refused by the store', 'Check the log: Redis is loading, too old, or full.'],
+  names_differ: ['uses an issuer name that has another meaning in the log', 'Use the name from the log, or revocation.accept_loss for one start.'],
 };
 
 /** A clock that is off by more than this many seconds is worth a word. */
@@ -87,18 +87,18 @@ export class Fleet {
     const most = this.last.max_staleness_ms;
     const add = (grade, what, todo) => found.push({ grade, what, todo });
     if (one.state !== 'following') {
-      const [what, todo] = STATES[one.state] ?? [`is in the state ${one.state}`, 'Look at its log.'];
+      const [what, todo] = STATES[one.state] ?? [`is in the state ${one.state}`, 'Check its log.'];
       add(['catching_up', 'starting', 'adopting', 'settling', 'may_evict'].includes(one.state) ? 'warning' : 'bad', what, todo);
     }
-    const silent = 'It is frozen, cut off, or its host is too busy. By itself it relies on no view that is too old.';
+    const silent = 'It is frozen or cut off, or its host is too busy. It does not decide by a view that is too old.';
     const age = one.view_age_ms === null || one.this ? one.view_age_ms : Math.max(one.view_age_ms - REPORTED, 0);
     if (!one.this && age > most / 2) {
-      add(age > most ? 'bad' : 'warning', 'has not been heard of lately', silent);
+      add(age > most ? 'bad' : 'warning', 'has not reported lately', silent);
     } else if (age !== null && age > most) {
-      const then = { deny: 'It refuses every protected request (503).', allow: 'It lets revoked tokens in: on_stale is allow.', lookup: 'It asks the store for every request.' };
+      const then = { deny: 'It refuses every protected request (503).', allow: 'It accepts revoked tokens: on_stale is allow.', lookup: 'It asks the store for every request.' };
       add('bad', `has a view older than ${span(most)}`, `${then[this.about.on_stale]} Check its connection to the store.`);
     } else if (age > most / 2) {
-      add('warning', 'has a view that is getting old', `At ${span(most)} it is not relied on any more. Check its connection to the store.`);
+      add('warning', 'has a view that is getting old', `At ${span(most)} it is no longer used. Check its connection to the store.`);
     }
     const off = Math.abs(one.clock_skew_seconds ?? 0);
     if (off > SKEW) {
@@ -115,8 +115,8 @@ export class Fleet {
       if (name) known.names.push(name);
       found.set(what, known);
     };
-    const parts = { keys: 'Check keys.jwks_url and the way there.', revocations: 'Check the store.', freshness: 'Check the connection to the store.', process: 'It is being ended, or must be replaced.' };
-    // The instance that answers says of itself exactly what is missing.
+    const parts = { keys: 'Check keys.jwks_url and the network path to it.', revocations: 'Check the store.', freshness: 'Check the connection to the store.', process: 'It is shutting down, or must be restarted.' };
+    // The answering instance lists its own missing parts exactly.
     const answers = fleet.instances.find((one) => one.this);
     for (const { part, reason } of fleet.missing) {
       if (part !== 'freshness' || !answers || !this.problems(answers).length) add('bad', `is not ready: ${reason}`, parts[part], answers?.name);
@@ -126,10 +126,10 @@ export class Fleet {
     const versions = [...new Set(fleet.instances.map(({ version }) => version))].sort();
     const all = [...found.values()].sort((a, b) => Number(a.grade !== 'bad') - Number(b.grade !== 'bad') || b.names.length - a.names.length);
     const items = all.map(({ grade, what, todo, names }) => advice(grade, names.length > 1 ? `${some(names.length, 'instance')} ${what}` : `${names[0] ?? 'The service'} ${what}`, todo, names));
-    if (!fleet.complete) items.unshift(advice('bad', 'The store does not answer: only this instance is listed', 'Check the store; the others may be well.', []));
-    if (this.left.size) items.push(advice('info', `${some(this.left.size, 'instance')} left the fleet in the last ten minutes`, 'What has no lease decides nothing. If nobody stopped it, look at its host.', [...this.left.keys()]));
-    if (versions.length > 1) items.push(advice('info', `${versions.length} versions run: ${versions.join(', ')}`, 'That is well during an upgrade; finish it.', []));
-    if (!all.length && fleet.complete) items.push(advice('good', fleet.instances.length === 1 ? 'The instance is well' : `All ${count(fleet.instances.length)} instances are well`, null, []));
+    if (!fleet.complete) items.unshift(advice('bad', 'The store does not answer: only this instance is listed', 'Check the store; the other instances may be healthy.', []));
+    if (this.left.size) items.push(advice('info', `${some(this.left.size, 'instance')} left the fleet in the last ten minutes`, 'An instance without a lease makes no decisions. If nobody stopped it, check its host.', [...this.left.keys()]));
+    if (versions.length > 1) items.push(advice('info', `${versions.length} versions run: ${versions.join(', ')}`, 'This is expected during an upgrade.', []));
+    if (!all.length && fleet.complete) items.push(advice('good', fleet.instances.length === 1 ? 'The instance is healthy' : `All ${count(fleet.instances.length)} instances are healthy`, null, []));
     show($('advice'), ...items);
     const bad = all.filter(({ grade }) => grade === 'bad').length;
     $('nav-fleet').dataset.state = bad || !fleet.complete ? 'bad' : all.length ? 'warning' : 'good';

@@ -41,7 +41,7 @@ export class List {
   }
 
   measure() {
-    if (!this.element.checkVisibility()) return void (this.height = 0); // It is drawn when it is seen.
+    if (!this.element.checkVisibility()) return void (this.height = 0); // A hidden list is drawn once it is shown.
     const style = getComputedStyle(this.element);
     this.height = parseFloat(style.getPropertyValue('--row')) * parseFloat(getComputedStyle(document.documentElement).fontSize);
     this.body.style.height = `${this.items.length * this.height}px`;
@@ -102,7 +102,7 @@ export class List {
       const place = at === 0 && row.button ? row.button : row.cells[at];
       const content = cell(item);
       if (typeof content === 'string') {
-        // The text of the row that was here before is changed in place: no node is made while somebody scrolls.
+        // The text of the row that was here before is changed in place: no node is created while the user scrolls.
         if (place.firstChild?.nodeType === Node.TEXT_NODE && !place.firstChild.nextSibling) place.firstChild.data = content;
         else place.textContent = content;
       } else {

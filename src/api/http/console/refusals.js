@@ -1,34 +1,35 @@
-// What was refused in the last minutes, and why.
+// The refusals of the last minutes, and their reasons.
 import { get } from './api.js';
 import { $, bars, count, h, instant, sentence, show, some, spark, time } from './dom.js';
 
 /** What a reason means for an operator. The API's own word stands beside it. */
 const REASONS = {
-  missing_token: 'No token came with the request.',
-  multiple_tokens: 'Different tokens came with one request.',
-  malformed_token: 'What came is not a token that can be read.',
-  unknown_issuer: 'The token is of an issuer that is not configured.',
-  algorithm_not_allowed: 'The token is signed in a way that is not allowed.',
-  unknown_key: 'The issuer publishes no key of this name.',
+  missing_token: 'The request has no token.',
+  multiple_tokens: 'The request has different tokens.',
+  malformed_token: 'The token cannot be parsed.',
+  unknown_issuer: 'The issuer of the token is not configured.',
+  algorithm_not_allowed: 'The algorithm of the token is not allowed.',
+  unknown_key: 'The issuer does not publish a key with this kid.',
+  overloaded: 'Too many signatures wait to be verified: limit the requests before Envoy’s filter.',
   keys_unavailable: 'The issuer’s keys are not loaded: check keys.jwks_url.',
   bad_signature: 'The signature is not the issuer’s.',
-  wrong_type: 'It is a token of another kind, such as an ID or a refresh token.',
-  expired: 'The token has run out. Many at once: a client does not renew its tokens.',
-  not_yet_valid: 'The token is dated ahead: compare the clocks of the issuer and of this host.',
+  wrong_type: 'The token is of another kind, such as an ID token or a refresh token.',
+  expired: 'The token has expired. Many at once: a client does not refresh its tokens.',
+  not_yet_valid: 'The token is dated in the future: compare the clocks of the issuer and of this host.',
   lifetime_too_long: 'The token lives longer than max_lifetime allows.',
-  wrong_audience: 'The token is meant for another service: compare its aud with audiences.',
-  missing_claim: 'A claim is missing that this configuration needs.',
+  wrong_audience: 'The token is for another service: compare its aud with audiences.',
+  missing_claim: 'A claim that the configuration requires is missing.',
   invalid_claim: 'A claim has a value that cannot be used.',
-  revoked: 'The token was revoked. Somebody still presents it.',
-  suspended: 'The status list of its issuer suspends it, and may lift that again.',
-  signed_out: 'Its user has signed out. Somebody still presents it.',
+  revoked: 'The token is revoked. A client still presents it.',
+  suspended: 'The status list of the issuer suspends the token, and may lift that.',
+  signed_out: 'The user has signed out. A client still presents the token.',
   revocations_stale: 'The view of the revocations is too old: see the fleet.',
   store_unavailable: 'The store did not answer in time.',
   insufficient_scope: 'The token lacks a scope that the rule requires.',
   claim_mismatch: 'A claim has another value than the rule requires.',
   insufficient_authentication: 'The sign-in is too old or too weak for this rule.',
-  proof_missing: 'The token is bound to a key, and no proof came with it.',
-  proof_invalid: 'The proof does not fit the token or the request.',
+  proof_missing: 'The token is bound to a key, and the request has no proof.',
+  proof_invalid: 'The proof does not match the token or the request.',
   clock_skew: 'The clock of this host differs too much from that of the store.',
   bad_request: 'The request cannot be decided: see the log.',
 };
@@ -77,7 +78,7 @@ export class Refusals {
     show($('kinds'), ...kinds.map((kind) => {
       const name = nameOf(kind);
       return h('tr', { 'data-chosen': name === this.only },
-        h('td', {}, h('button', { class: 'open', 'data-kind': name, 'aria-pressed': `${name === this.only}` }, kind.reason), !kind.enforced && h('span', { class: 'tag' }, 'on trial')),
+        h('td', {}, h('button', { class: 'open', 'data-kind': name, 'aria-pressed': `${name === this.only}` }, kind.reason), !kind.enforced && h('span', { class: 'tag' }, 'shadow')),
         h('td', { 'data-title': 'Rule' }, kind.rule),
         h('td', { 'data-title': 'Issuer' }, kind.issuer ?? '–'),
         h('td', { 'data-title': 'Per minute', class: 'figure' }, count(recent(kind.counts))),
@@ -102,13 +103,13 @@ export class Refusals {
       refusal = await get(`/v1/refusals/${encodeURIComponent(id)}`);
     } catch (error) {
       if (error.status === 401) return;
-      refusal = { reason: 'Not kept any more', checks: [], detail: error.message };
+      refusal = { reason: 'No longer available', checks: [], detail: error.message };
     }
-    const known = [['When', refusal.at && time(refusal.at)], ['Rule', refusal.rule], ['Issuer', refusal.issuer], ['Request', refusal.request_id], ['From', refusal.source], ['What is wrong', refusal.detail && sentence(refusal.detail)]];
+    const known = [['When', refusal.at && time(refusal.at)], ['Rule', refusal.rule], ['Issuer', refusal.issuer], ['Request', refusal.request_id], ['From', refusal.source], ['Detail', refusal.detail && sentence(refusal.detail)]];
     show($('explain-facts'), ...known.filter(([, value]) => value).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, ...[value].flat()))));
     $('explain-title').textContent = refusal.reason;
     $('explain-meaning').textContent = REASONS[refusal.reason] ?? '';
-    const signs = { true: ['✓', 'passed'], false: ['✕', 'refused here'], null: ['–', 'not looked at'] };
+    const signs = { true: ['✓', 'passed'], false: ['✕', 'refused here'], null: ['–', 'not checked'] };
     show($('explain-checks'), ...refusal.checks.map((check) => {
       const [sign, said] = signs[check.passed];
       const values = ['expected', 'got'].filter((name) => check.passed === false && check[name] !== undefined);

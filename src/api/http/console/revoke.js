@@ -1,4 +1,4 @@
-// Revocations: what is revoked, and revoking, with who has confirmed.
+// Revocations: the list, and revoking, with the instances' confirmations.
 import { get, revoke } from './api.js';
 import { $, count, h, instant, show, some, span, time } from './dom.js';
 import { List } from './list.js';
@@ -15,10 +15,10 @@ const NAMED = {
   user: ['User id', 'Every token of the user that was issued until now is refused. The user can sign in again.'],
   session: ['Session id (sid)', 'Every token of this session is refused, for ever.'],
   token: ['Token id (jti)', 'This one token is refused.'],
-  client: ['Client id', 'Every token that this client got until now is refused, whoever its user is.'],
-  actor: ['Actor (act.sub)', 'Every token that this actor is in, issued until now, is refused.'],
+  client: ['Client id', 'Every token that was issued to this client until now is refused, for every user.'],
+  actor: ['Actor (act.sub)', 'Every token with this actor that was issued until now is refused.'],
   key: ['Key id (kid)', 'Every token that this key signed is refused, for ever.'],
-  issuer: ['Issuer', 'Every token of the issuer that was issued until now is refused: everybody signs in again.'],
+  issuer: ['Issuer', 'Every token of the issuer that was issued until now is refused: every user must sign in again.'],
 };
 
 export class Revocations {
@@ -37,7 +37,7 @@ export class Revocations {
     if (this.mayRevoke) this.setUpForm();
   }
 
-  // --- what is revoked
+  // --- the list of revocations
 
   setUpList() {
     this.items = [];
@@ -53,7 +53,7 @@ export class Revocations {
         { title: 'Since', class: 'figure', cell: (one) => instant(one.since ?? (one.at === '*' ? null : one.at)) },
         { title: 'Until', class: 'figure', cell: (one) => instant(one.expires_at) },
         { title: 'By', cell: (one) => one.by ?? (one.origin === 'signed_out' ? 'signed out' : '–') },
-        { title: 'Why', class: 'why', cell: (one) => one.reason ?? '–' },
+        { title: 'Reason', class: 'why', cell: (one) => one.reason ?? '–' },
       ],
     });
     $('search').onsubmit = (event) => {
@@ -92,7 +92,7 @@ export class Revocations {
       $('search-problem').textContent = '';
     } catch (error) {
       if (turn !== this.turn || error.status === 401) return;
-      // Somebody else is making a list: in a moment it is our turn.
+      // Another client's list is being made: retry shortly.
       if (error.status === 429) return void setTimeout(() => turn === this.turn && this.again(turn, before), 500);
       $('search-problem').textContent = error.message;
       return;
@@ -100,7 +100,7 @@ export class Revocations {
       if (turn === this.turn) this.loading = false;
     }
     const isAll = this.cursor === null;
-    const nothing = this.items.length === 0 ? ($('search-id').value ? 'Nothing of this id is revoked' : 'Nothing is revoked') : null;
+    const nothing = this.items.length === 0 ? ($('search-id').value ? 'No revocation has this id' : 'No revocations') : null;
     $('found').textContent = nothing ?? (isAll ? some(this.items.length, 'revocation') : `The first ${count(this.items.length)}; scroll for more`);
     this.list.set(this.items, isAll);
   }
@@ -117,13 +117,13 @@ export class Revocations {
     const isFirst = this.counts === undefined;
     this.counts = counts;
     if (isFirst || !this.list) return;
-    // What somebody reads does not move away under their eyes.
+    // Text that the user is reading does not move away.
     if (this.list.isAtTop && !this.list.element.contains(document.activeElement)) this.search();
     else $('refresh').hidden = false;
   }
 
   details(item) {
-    const facts = [['Kind', item.kind], ['Id', h('code', {}, item.id)], ['Issuer', item.issuer], ['Refused', item.at === '*' ? 'every token of it, whenever issued' : h('span', {}, 'tokens issued until ', time(item.at))], ['Made', item.since && time(item.since)], ['Kept until', time(item.expires_at)], ['By', item.by ?? (item.origin === 'signed_out' ? 'the user, who signed out' : null)], ['Why', item.reason]];
+    const facts = [['Kind', item.kind], ['Id', h('code', {}, item.id)], ['Issuer', item.issuer], ['Refused', item.at === '*' ? 'every token, whenever issued' : h('span', {}, 'tokens issued until ', time(item.at))], ['Made', item.since && time(item.since)], ['Kept until', time(item.expires_at)], ['By', item.by ?? (item.origin === 'signed_out' ? 'the user, who signed out' : null)], ['Reason', item.reason]];
     $('revocation-title').textContent = `${item.kind[0].toUpperCase()}${item.kind.slice(1)} ${item.origin === 'signed_out' ? 'signed out' : 'revoked'}`;
     show($('revocation-facts'), ...facts.filter(([, value]) => value).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
     $('revocation').showModal();
@@ -151,7 +151,7 @@ export class Revocations {
   named() {
     const kind = $('revoke-kind').value;
     const [label, meaning] = NAMED[kind];
-    $('revoke-ids-label').textContent = `${label}${kind === 'issuer' ? '' : ', one in a line'}`;
+    $('revoke-ids-label').textContent = `${label}${kind === 'issuer' ? '' : ', one per line'}`;
     $('revoke-meaning').textContent = meaning;
     $('revoke-ids').closest('.field').hidden = kind === 'issuer';
     $('revoke-ids').required = kind !== 'issuer';
@@ -177,8 +177,8 @@ export class Revocations {
     }
     const found = targets(token, issuer);
     const left = token.claims.exp * 1000 - Date.now();
-    const life = left > 0 ? `runs out in ${span(left)}` : 'has run out';
-    $('token-read').textContent = `A token of ${issuer.name} that ${life}. It was read here and let go; only an id is sent. Choose what to revoke:`;
+    const life = left > 0 ? `expires in ${span(left)}` : 'has expired';
+    $('token-read').textContent = `A token of ${issuer.name} that ${life}. The page has discarded it and sends only an id. Choose what to revoke:`;
     show($('token-targets'), ...found.map(({ kind, id }) => h('button', { type: 'button', 'data-kind': kind }, h('span', {}, kind), h('code', {}, id))));
     $('token-targets').onclick = (event) => {
       const kind = event.target.closest('button')?.dataset.kind;
@@ -212,11 +212,11 @@ export class Revocations {
     if (ids.length > TOGETHER) return void ($('revoke-problem').textContent = `At most ${TOGETHER} at once; these are ${count(ids.length)}.`);
     if (ids.some((id) => read(id))) return void ($('revoke-problem').textContent = 'That is a token: paste it into the field for tokens, so that it is not sent.');
     const expires = kind === 'token' && $('revoke-expires').value.trim();
-    if (kind === 'token' && !expires) return void ($('revoke-problem').textContent = 'A token by its id needs to know when it expires.');
+    if (kind === 'token' && !expires) return void ($('revoke-problem').textContent = 'Enter the time at which the token expires.');
     this.bodies = ids.map((id) => ({ kind, issuer, id, ...(reason && { reason }), ...(expires && { expires_at: expires }) }));
     $('confirm-title').textContent = ids.length === 1 ? `Revoke this ${kind}?` : `Revoke ${count(ids.length)} ${kind}s?`;
     show($('confirm-ids'), ...ids.slice(0, 8).map((id) => h('li', {}, h('code', {}, id))), ids.length > 8 && h('li', {}, `and ${count(ids.length - 8)} more`));
-    $('confirm-meaning').textContent = `${NAMED[kind][1]} A revocation cannot be taken back.`;
+    $('confirm-meaning').textContent = `${NAMED[kind][1]} A revocation cannot be undone.`;
     $('confirm').showModal();
   }
 
@@ -244,7 +244,7 @@ class Row {
   constructor(body) {
     this.body = body;
     this.bar = h('span', { class: 'fill' });
-    this.text = h('p', { class: 'what' }, 'waits for its turn');
+    this.text = h('p', { class: 'what' }, 'queued');
     this.more = h('p', { class: 'todo' });
     this.sign = h('span', { class: 'sign', 'aria-hidden': 'true' }, '…');
     this.again = h('button', { type: 'button', hidden: true, onclick: () => this.run(this.patience) }, 'Wait again');
@@ -269,7 +269,7 @@ class Row {
   async run(patience) {
     this.patience = patience;
     this.again.hidden = true;
-    this.set('info', '…', 'is being stored');
+    this.set('info', '…', 'storing');
     try {
       for await (const { name, data } of revoke(this.body, patience)) {
         if (name === 'problem') throw new Error(data.detail);
@@ -279,10 +279,10 @@ class Row {
         if (data.confirmed) {
           const streams = data.streams ? `, ${some(data.streams, 'stream')} ended` : '';
           this.set('good', '✓', `refused everywhere after ${data.took_ms} ms: ${data.instances} of ${some(data.instances, 'instance')}${streams}`,
-            data.seen === false ? 'No token of the issuer has named anything of this kind yet: check the id.' : '');
+            data.seen === false ? 'This instance has verified no token of the issuer that names this kind: check the id.' : '');
         } else {
           const waits = data.waiting.length ? `waiting for ${data.waiting.slice(0, 4).join(', ')}${data.waiting.length > 4 ? ` and ${data.waiting.length - 4} more` : ''}` : '';
-          const until = data.uncertain_until ? `certain by ${new Date(data.uncertain_until).toLocaleTimeString('en-GB')} at the latest: the store may have forgotten an instance until then` : '';
+          const until = data.uncertain_until ? `certain by ${new Date(data.uncertain_until).toLocaleTimeString('en-GB')} at the latest: until then the store may not list every instance` : '';
           const isOver = name === 'receipt';
           this.set(isOver ? 'warning' : 'info', isOver ? '!' : '…', `stored; ${data.applied} of ${some(data.instances, 'instance')} ${data.instances === 1 ? 'refuses' : 'refuse'}`, [waits, until].filter(Boolean).join('; '));
           this.again.hidden = !isOver;

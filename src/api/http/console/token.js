@@ -1,4 +1,4 @@
-// A pasted token, read in this page: only what names it is ever sent.
+// A pasted token, parsed in this page: only its identifiers are ever sent.
 
 /** What a token says of itself; null if it is none. Nothing is verified here: a revocation of what it names is safe. */
 export function read(text) {

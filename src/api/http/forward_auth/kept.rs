@@ -11,7 +11,8 @@ use crate::authz::token_source::TokenSource;
 use crate::clock;
 use crate::state::Policy;
 
-/// The longest that the answer may be kept, in whole seconds; `None`: not at all. `age`: that of the view, or more.
+/// The longest time for which the answer may be kept, in whole seconds; `None`: it may not be kept. `age`: that of the
+/// view, or more.
 pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Duration>) -> Option<Duration> {
     let Outcome::Allowed(grant) = &decision.outcome else { return None };
     let Grant { principal, sign_out, stale, shadowed, .. } = &**grant;
@@ -20,7 +21,7 @@ pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Dura
         Access::Public => policy.kept_answers,
         Access::Optional | Access::Protected => {
             let on_stale = rule.on_stale.unwrap_or(freshness.on_stale);
-            // Where a view may be older than the bound, the bound says nothing of the answer.
+            // An answer from a view that may be older than `max_staleness` is not kept: its age has no bound.
             let is_bound = on_stale != OnStale::Allow && !*stale;
             let max_staleness = rule.max_staleness.unwrap_or(freshness.max_staleness);
             age.filter(|_| is_bound).and_then(|age| max_staleness.checked_sub(age))?
@@ -28,7 +29,7 @@ pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Dura
         // The token is about to change.
         Access::Refresh | Access::SignOut(_) => return None,
     };
-    // A proof is good once, a key and a sign-in run out, and what an issuer said of a token has a cache of its own.
+    // A proof is valid once, an API key and a sign-in expire, and an introspection response has a cache of its own.
     let asked = &policy.authorizer.introspection;
     let may_change = sign_out.is_some()
         || shadowed.is_some()
@@ -46,15 +47,15 @@ pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Dura
     (!may_change && kept >= Duration::from_secs(1)).then_some(kept)
 }
 
-/// The request headers that a kept answer depends on (`Vary`, RFC 9110 section 12.5.5): what names the request, and where
-/// tokens and keys may stand. nginx does not keep an answer with more than 128 bytes of them.
+/// The request headers that a kept answer depends on (`Vary`, RFC 9110 section 12.5.5): the names of the request's
+/// parts, and the places of tokens and keys. nginx does not keep an answer with more than 128 bytes of them.
 pub(super) fn varies(policy: &Policy) -> String {
     let request = ["x-original-uri", "x-original-method", "x-forwarded-uri", "x-forwarded-method", "x-forwarded-host"];
     let tokens = policy.authorizer.tokens.from.iter().filter_map(|source| match source {
         TokenSource::Header { name, .. } => Some(name.as_str()),
         TokenSource::Cookie(_) | TokenSource::ChunkedCookie(_) => Some("cookie"),
         TokenSource::WebSocketProtocol(_) => Some("sec-websocket-protocol"),
-        TokenSource::Query(_) => None, // It stands in the URI.
+        TokenSource::Query(_) => None, // A token in the query is part of the URI.
     });
     let keys = &policy.authorizer.api_keys;
     let of_keys = [keys.header.as_str(), keys.platform_header.as_str(), "origin", "referer"];

@@ -1,4 +1,4 @@
-//! `GET /v1/revocations`: the revocations that this instance knows, page by page.
+//! `GET /v1/revocations`: the revocations that this instance applies, page by page.
 
 use std::collections::BinaryHeap;
 
@@ -6,11 +6,13 @@ use axum::extract::State;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::super::Http;
 use super::super::extract::{MayRead, Parameters};
-use super::super::problem::{AdminErrors, Error, Problem, ProblemDetails};
+use super::super::openapi::names;
+use super::super::problem::{Error, Problem, ProblemDetails};
 use super::KindName;
 use crate::api::explain::watermark;
 use crate::authz::claims::IssuerName;
@@ -40,13 +42,16 @@ pub(in crate::api::http) struct ListQuery {
     limit: Option<usize>,
 }
 
-/// The origin of a revocation.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "for the OpenAPI document; `Origin::parse` reads it")]
-enum OriginName {
-    SignedOut,
-    Revoked,
+/// The origin of a revocation, by its name.
+#[derive(Serialize)]
+struct OriginName(&'static str);
+
+impl ToSchema for OriginName {}
+
+impl PartialSchema for OriginName {
+    fn schema() -> RefOr<Schema> {
+        names("The origin of a revocation.", Origin::ALL.map(Origin::as_str))
+    }
 }
 
 /// A page of the list.
@@ -61,11 +66,9 @@ pub(in crate::api::http) struct RevocationPage {
 #[derive(Serialize, ToSchema)]
 struct RevocationItem {
     issuer: String,
-    #[schema(value_type = KindName)]
-    kind: &'static str,
+    kind: KindName,
     id: String,
-    #[schema(value_type = OriginName)]
-    origin: &'static str,
+    origin: OriginName,
     /// RFC 3339, or `*`.
     at: String,
     expires_at: String,
@@ -78,16 +81,16 @@ struct RevocationItem {
     reason: Option<String>,
 }
 
-/// Lists the revocations that this instance knows.
+/// Lists the revocations that this instance has applied.
 ///
 /// Revocations that are added or expire between two pages may be missing; all others are listed once.
 #[utoipa::path(
     get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(ListQuery), security(("admin_key" = [])),
     responses(
-        (status = 200, description = "A page.", body = RevocationPage),
+        (status = 200, description = "A page of the list.", body = RevocationPage),
         (status = 400, description = "A parameter is not valid.", body = ProblemDetails, content_type = "application/problem+json"),
-        AdminErrors,
-        (status = 429, description = "Other lists are being made.", body = ProblemDetails, content_type = "application/problem+json"),
+        MayRead,
+        (status = 429, description = "Too many other lists are in progress.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(in crate::api::http) async fn list(
@@ -102,7 +105,7 @@ pub(in crate::api::http) async fn list(
         return Err(parameter("limit", format!("must be 1 to {page}")));
     }
     let Ok(_permit) = http.listing.try_acquire() else {
-        return Err(Problem::new(Error::Busy, "other lists are being made: each goes through all revocations"));
+        return Err(Problem::new(Error::Busy, "too many lists are in progress: each scans all revocations"));
     };
     let index = http.state.replica.index().clone();
     // Going through a million entries must not block a thread that makes decisions.
@@ -140,7 +143,8 @@ impl Filter {
             Kind::parse(name).ok_or_else(|| parameter("kind", format!("must be one of {kinds}")))
         });
         let origin = query.origin.as_deref().map(|name| {
-            Origin::parse(name).ok_or_else(|| parameter("origin", "must be signed_out or revoked".to_owned()))
+            Origin::parse(name)
+                .ok_or_else(|| parameter("origin", format!("must be {}", Origin::ALL.map(Origin::as_str).join(" or "))))
         });
         let after = query.cursor.as_deref().map(|text| {
             read_cursor(text)
@@ -209,9 +213,9 @@ fn item(revocation: &Revocation) -> RevocationItem {
     let note = revocation.note.as_deref();
     RevocationItem {
         issuer: revocation.target.issuer.to_string(),
-        kind: revocation.target.kind.as_str(),
+        kind: revocation.target.kind.into(),
         id: revocation.target.id.to_string(),
-        origin: revocation.origin.as_str(),
+        origin: OriginName(revocation.origin.as_str()),
         at: watermark(revocation.watermark),
         expires_at: clock::format_rfc3339(revocation.expires_at),
         since: note.map(|note| clock::format_rfc3339(note.since)),

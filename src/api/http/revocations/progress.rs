@@ -18,7 +18,7 @@ use crate::authz::revocation::Revocation;
 use crate::clock;
 use crate::state::{Position, Receipt};
 
-/// Who has confirmed by now.
+/// The confirmations so far.
 #[derive(Clone, Eq, PartialEq, Serialize)]
 struct Progress {
     applied: usize,
@@ -69,7 +69,7 @@ impl Progress {
 
 type Work = Pin<Box<dyn Future<Output = Bytes> + Send>>;
 
-/// Each change of `progress` as an event, then what the work comes to.
+/// Each change of `progress` as an event, then the result of the work.
 fn until_done(
     work: Work,
     progress: watch::Receiver<Option<Progress>>,

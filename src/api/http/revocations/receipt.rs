@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::HttpLimits;
 use super::super::problem::{Error, Problem};
 use crate::authz::revocation::Revocation;
 use crate::clock;
+use crate::config::Limits;
 use crate::state::{Position, Receipt, Replica};
 
 /// Whether to wait, and how long.
@@ -26,11 +27,16 @@ pub(in crate::api::http) struct WaitQuery {
 }
 
 /// The instances to wait for.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(dead_code, reason = "for the OpenAPI document")]
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 enum WaitFor {
     All,
+}
+
+impl WaitFor {
+    fn parse(text: &str) -> Result<Self, value::Error> {
+        Self::deserialize(text.into_deserializer())
+    }
 }
 
 /// The instances that refuse the target; absent when the request does not wait.
@@ -48,11 +54,11 @@ pub(super) struct Confirmation {
     /// The names of the instances that have not confirmed; absent when all have.
     #[serde(skip_serializing_if = "Option::is_none")]
     waiting: Option<Vec<String>>,
-    /// Until then the store may have forgotten instances, or its clock is not known to be right (RFC 3339); only
-    /// when that prevents a confirmation.
+    /// Until then the store may have lost leases of instances, or its clock has not been observed for long enough (RFC
+    /// 3339); only when that prevents a confirmation.
     #[serde(skip_serializing_if = "Option::is_none")]
     uncertain_until: Option<String>,
-    /// The number of streams that it ended, at all instances that have reported it.
+    /// The number of streams that the revocation ended, at all instances that have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
     streams: Option<usize>,
     /// See [`Receipt::lapsed`].
@@ -75,25 +81,25 @@ impl Wait {
     /// The part of the request's time that is reserved for the answer itself.
     const GRACE: Duration = Duration::from_millis(250);
 
-    pub(super) fn read(query: &WaitQuery, limits: &HttpLimits) -> Result<Option<Self>, Problem> {
+    pub(super) fn read(query: &WaitQuery, limits: &Limits) -> Result<Option<Self>, Problem> {
         let invalid = |name: &str, detail: String| Problem::new(Error::InvalidParameter, detail).at(name);
         let timeout = match &query.timeout {
-            None => Self::DEFAULT.min(limits.receipt_timeout),
+            None => Self::DEFAULT.min(*limits.receipt_timeout),
             Some(text) => humantime::parse_duration(text)
                 .ok()
-                .filter(|timeout| *timeout <= limits.receipt_timeout)
+                .filter(|timeout| *timeout <= *limits.receipt_timeout)
                 .ok_or_else(|| {
-                    let most = humantime::format_duration(limits.receipt_timeout);
+                    let most = humantime::format_duration(*limits.receipt_timeout);
                     invalid("timeout", format!("must be a duration such as `2s`, at most {most}"))
                 })?,
         };
         let began = Instant::now();
-        let until = began + timeout.min(limits.timeout.saturating_sub(Self::GRACE));
-        match query.wait.as_deref() {
+        let until = began + timeout.min(limits.http_timeout.saturating_sub(Self::GRACE));
+        match query.wait.as_deref().map(WaitFor::parse) {
             None if query.timeout.is_some() => Err(invalid("timeout", "applies to `wait=all` only".to_owned())),
             None => Ok(None),
-            Some("all") => Ok(Some(Self { began, until })),
-            Some(_) => Err(invalid("wait", "must be `all`".to_owned())),
+            Some(Ok(WaitFor::All)) => Ok(Some(Self { began, until })),
+            Some(Err(_)) => Err(invalid("wait", "must be `all`".to_owned())),
         }
     }
 

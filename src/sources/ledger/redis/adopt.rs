@@ -1,16 +1,16 @@
 //! Keys that an existing service writes for revoked tokens: `SET blacklist:<jti> 1 EX …`.
 //!
-//! They have no log entries, so they are found with SCAN over the whole database, on every primary of a cluster.
-//! Each instance starts a scan every half of the bound (the shortest `max_staleness`), on a separate connection, and
-//! its view is at most as fresh as the start of its last complete one: SCAN returns every key that exists from its
-//! start to its end, so a key written before that start has been seen. A lookup reads the key of its token in the
-//! same round trip as the others. Keyspace notifications would be faster, but they are off by default, and are lost
-//! with a connection.
+//! The adopted keys have no log entries, so they are found with SCAN over the whole database, on every primary of a
+//! cluster. Each instance starts a scan every half of the bound (the shortest `max_staleness`), on a separate
+//! connection, and its view is at most as fresh as the start of its last complete one: SCAN returns every key that
+//! exists from its start to its end, so a key written before that start has been seen. A lookup reads the key of its
+//! token in the same round trip as the others. Keyspace notifications would be faster, but they are off by default,
+//! and are lost with a connection.
 //!
-//! Such a key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
+//! An adopted key lives as long as its token, so with `adopt` no leeway is granted after `exp`: a token is never
 //! accepted again because its key has ended. A token whose key ends before any scan was accepted for less than the
-//! bound, as is any token that was revoked since the last scan. A service that rounds the time to live down makes
-//! its token acceptable again for the cut-off part: round up.
+//! bound, as is any token that was revoked since the last scan. A service that rounds the time to live down makes its
+//! token acceptable again for the cut-off part: round up.
 //!
 //! The cost grows with all keys of the database, not only with those that match, and with the instances. Measured on
 //! Redis 7.0 with COUNT 1000 (`figures::adopting`): one scan of 1,000,000 keys, 100,000 of which match, takes 0.74 s
@@ -113,7 +113,7 @@ const SHA256: &str = "sha256:";
 impl Adopt {
     /// Whether a lookup cannot name the key of the token with this id, so that only the scan finds it: the id is a
     /// digest, from which the claim cannot be restored, or the key contains the whole token.
-    pub(in crate::sources) fn cannot_ask(&self, id: &TargetId) -> bool {
+    pub(in crate::sources) fn cannot_look_up(&self, id: &TargetId) -> bool {
         match &self.keys {
             AdoptedKeys::Each { names: Names::TokenSha256, .. } => false,
             AdoptedKeys::Each { names, .. } => names.name(id).is_none(),
@@ -122,7 +122,7 @@ impl Adopt {
     }
 
     /// The command to send for the token with this id; a reply above 0 revokes the token.
-    pub(super) fn asks(&self, id: &TargetId) -> Vec<Command> {
+    pub(super) fn lookup_commands(&self, id: &TargetId) -> Vec<Command> {
         let forms = |text: String| [foreign::as_java(&text), Some(text.into_bytes())].into_iter().flatten();
         match &self.keys {
             AdoptedKeys::Each { before, after, names } => {
@@ -139,8 +139,8 @@ impl Adopt {
         }
     }
 
-    /// The pattern for MATCH, with the template's own characters escaped. It allows text around them: Java's
-    /// serialisation, or quotes.
+    /// The pattern for MATCH, with the template's own characters escaped. The pattern allows text around the ids:
+    /// Java's serialisation, or quotes.
     fn pattern(&self) -> String {
         let AdoptedKeys::Each { before, after, .. } = &self.keys else { return "*".to_owned() };
         format!("*{}*{}*", literal(before), literal(after))
@@ -163,8 +163,8 @@ impl RedisLedger {
     /// Keys per SCAN: the server answers within a millisecond.
     pub(super) const SCAN_COUNT: i64 = 1000;
 
-    /// Scans the database once, and returns the number of keys that name a token. `take` gets those that are not
-    /// `is_known`.
+    /// Scans the database once, and returns the number of keys that name a token. `take` receives the ids for which
+    /// `is_known` is false.
     pub(in crate::sources) async fn scan_adopted(
         &self,
         adopt: &Adopt,
@@ -293,8 +293,14 @@ mod tests {
         for other in ["blacklist:", "blacklist", "x:blacklist:j", ""] {
             assert_eq!(id(&plain, other), None, "{other:?}");
         }
-        assert_eq!((plain.asks(&TargetId::new("j-1")).len(), plain.cannot_ask(&TargetId::new("j-1"))), (2, false));
-        assert_eq!((plain.asks(&TargetId::new("a b")).len(), plain.cannot_ask(&TargetId::new("a b"))), (0, true));
+        assert_eq!(
+            (plain.lookup_commands(&TargetId::new("j-1")).len(), plain.cannot_look_up(&TargetId::new("j-1"))),
+            (2, false)
+        );
+        assert_eq!(
+            (plain.lookup_commands(&TargetId::new("a b")).len(), plain.cannot_look_up(&TargetId::new("a b"))),
+            (0, true)
+        );
         let odd = adopt("a*[b]?:", "\\:dead", Names::TokenId);
         assert_eq!(odd.pattern(), "*a\\*\\[b\\]\\?:*\\\\:dead*");
         assert_eq!(id(&odd, "a*[b]?:j\\:dead"), Some(TargetId::new("j")));
@@ -312,6 +318,9 @@ mod tests {
         let digest = adopt("bl:", "", Names::TokenSha256);
         let named = TargetId::from_stored(&format!("sha256:{hex}"));
         assert_eq!(id(&digest, &format!("bl:{}", hex.to_uppercase())), Some(named.clone()));
-        assert_eq!((id(&digest, "bl:0d"), digest.asks(&named).len(), digest.cannot_ask(&named)), (None, 2, false));
+        assert_eq!(
+            (id(&digest, "bl:0d"), digest.lookup_commands(&named).len(), digest.cannot_look_up(&named)),
+            (None, 2, false)
+        );
     }
 }

@@ -23,8 +23,8 @@ impl RedisLedger {
     pub(in crate::sources) async fn write_log_anew(&self, name: &str) -> Result<bool, LedgerError> {
         let (session, log, deadline) = (self.session().await?, &*self.keys.log, self.deadline());
         let watch = Command::new("WATCH").args([log, &*self.keys.meta]);
-        let ask = vec![watch, Command::new("XINFO").arg("STREAM").arg(log), Command::new("TIME")];
-        let answers = session.pipeline(ask, deadline).await?;
+        let commands = vec![watch, Command::new("XINFO").arg("STREAM").arg(log), Command::new("TIME")];
+        let answers = session.pipeline(commands, deadline).await?;
         let [_, info, time] = answers.as_slice() else { return Err(short()) };
         let (stream, now) = (stream_info(info)?, answer::time(time)?.as_millis());
         if stream.last != Position::END {

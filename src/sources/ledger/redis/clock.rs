@@ -54,7 +54,7 @@ pub(super) struct StoreClock {
 pub(super) struct Seen {
     /// `None` before the first reading.
     course: Option<Course>,
-    /// The time (of the store's clock) since which all instances have seen it go evenly; `None` before the note was
+    /// The time (of the store's clock) since which all instances have seen it stable; `None` before the note was
     /// first read.
     pub(super) since: Option<Timestamp>,
     /// The store does not have `since` yet.
@@ -66,7 +66,7 @@ struct Course {
     /// Later readings are compared with this one.
     anchor: ServerClock,
     /// The time since which no reading differed from the expected one.
-    even_since: Steady,
+    stable_since: Steady,
 }
 
 const UNKNOWN: i64 = i64::MIN;
@@ -79,8 +79,8 @@ const WINDOW: Duration = Duration::from_secs(30);
 /// The length of a lease by the server's clock that lasts for `steady` by the monotonic clock, if the server's clock
 /// counts as even.
 ///
-/// Such a clock may gain the tolerance in each window: once for each anchor that is replaced meanwhile, once before the
-/// first of them and once after the last, and the half of it by which a reading is late.
+/// A clock that counts as even may gain the tolerance in each window: once for each anchor that is replaced meanwhile,
+/// once before the first of them and once after the last, and the half of it by which a reading is late.
 pub(in crate::sources) fn lasting(steady: Duration) -> Duration {
     let windows = u32::try_from(steady.as_secs() / WINDOW.as_secs()).unwrap_or(u32::MAX);
     steady.saturating_add(TOLERANCE.saturating_mul(windows.saturating_add(4)))
@@ -104,14 +104,14 @@ impl StoreClock {
         if read.is_exact() {
             let mut seen = self.seen();
             seen.course = Some(match seen.course {
-                None => Course { anchor: read, even_since: read.asked },
+                None => Course { anchor: read, stable_since: read.asked },
                 Some(known) if !agrees(known.anchor, read) => {
                     tracing::warn!(
                         jumped_seconds = apart(known.anchor, read).as_secs_f64(),
                         "the store's clock jumped against this machine's"
                     );
                     (seen.since, seen.is_unnoted) = (Some(read.showed), true);
-                    Course { anchor: read, even_since: read.asked }
+                    Course { anchor: read, stable_since: read.asked }
                 }
                 Some(known) if read.asked.since(known.anchor.asked) >= WINDOW => Course { anchor: read, ..known },
                 Some(known) => known,
@@ -129,14 +129,14 @@ impl StoreClock {
 
     /// The time for which it has agreed with this machine's clock, this reading included; zero if the reading differs,
     /// or was slow.
-    pub(super) fn even_for(&self, read: ServerClock) -> Duration {
+    pub(super) fn stable_for(&self, read: ServerClock) -> Duration {
         let course = self.seen().course.filter(|course| read.is_exact() && agrees(course.anchor, read));
-        course.map_or(Duration::ZERO, |course| read.asked.since(course.even_since))
+        course.map_or(Duration::ZERO, |course| read.asked.since(course.stable_since))
     }
 
     /// For how long it has gone as this machine's did, up to the last reading.
-    pub(super) fn steady_for(&self) -> Duration {
-        self.seen().course.map_or(Duration::ZERO, |course| course.even_since.elapsed())
+    pub(super) fn stable_at_last_reading(&self) -> Duration {
+        self.seen().course.map_or(Duration::ZERO, |course| course.stable_since.elapsed())
     }
 
     pub(super) fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
@@ -171,24 +171,24 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumps_has_gone_evenly_only_since_then() {
+    fn a_clock_that_jumps_is_stable_only_since_then() {
         let clock = StoreClock::default();
         assert_eq!(clock.at(Steady::now()), None);
-        assert_eq!(clock.even_for(reading(10, 1_010)), Duration::ZERO, "never read");
+        assert_eq!(clock.stable_for(reading(10, 1_010)), Duration::ZERO, "never read");
         for second in (10..70_u32).step_by(2) {
             clock.observe(reading(second, 1_000 + i64::from(second)));
         }
-        assert_eq!(clock.even_for(reading(70, 1_070)), Duration::from_secs(60));
-        assert_eq!(clock.even_for(reading(70, 1_130)), Duration::ZERO, "a minute ahead, before the next reading");
+        assert_eq!(clock.stable_for(reading(70, 1_070)), Duration::from_secs(60));
+        assert_eq!(clock.stable_for(reading(70, 1_130)), Duration::ZERO, "a minute ahead, before the next reading");
         clock.observe(reading(70, 1_130));
-        assert_eq!(clock.even_for(reading(75, 1_135)), Duration::from_secs(5));
+        assert_eq!(clock.stable_for(reading(75, 1_135)), Duration::from_secs(5));
         assert_eq!(clock.at(Steady::default() + Duration::from_secs(80)), Some(Timestamp::from_secs(1_140)));
         clock.observe(reading(80, 1_080));
-        assert_eq!(clock.even_for(reading(81, 1_081)), Duration::from_secs(1), "set back again");
+        assert_eq!(clock.stable_for(reading(81, 1_081)), Duration::from_secs(1), "set back again");
         let late = ServerClock { took: Duration::from_secs(5), ..reading(82, 1_087) };
         clock.observe(late);
-        assert_eq!(clock.even_for(late), Duration::ZERO, "it took long");
-        assert_eq!(clock.even_for(reading(90, 1_090)), Duration::from_secs(10), "and tells no jump");
+        assert_eq!(clock.stable_for(late), Duration::ZERO, "it took long");
+        assert_eq!(clock.stable_for(reading(90, 1_090)), Duration::from_secs(10), "and reports no jump");
     }
 
     #[test]
@@ -205,8 +205,8 @@ mod tests {
                 clock.observe(at(second, 1_000_000 + 1_000 * i64::try_from(second).unwrap() + ahead));
             }
             let last = at(hold, 1_000_000 + 1_000 * i64::try_from(hold).unwrap() + ahead);
-            assert_eq!(clock.even_for(last), Duration::from_secs(hold), "it counts as even");
-            // One second more before the first of these readings, and one after the last.
+            assert_eq!(clock.stable_for(last), Duration::from_secs(hold), "it counts as stable");
+            // One second before the first of these readings, and one after the last.
             let showed = last.showed.since(Timestamp::from_millis(1_000_000)) + 2 * TOLERANCE;
             assert!(showed < lasts, "{hold} s: {showed:?}, {lasts:?}");
             assert!(lasts < Duration::from_secs(hold + hold / 30 + 5));
@@ -223,6 +223,6 @@ mod tests {
             );
             clock.observe(at(second, showed.as_millis()));
         }
-        assert_eq!(clock.even_for(at(3_600, 4_601_800)), Duration::from_secs(3_600));
+        assert_eq!(clock.stable_for(at(3_600, 4_601_800)), Duration::from_secs(3_600));
     }
 }

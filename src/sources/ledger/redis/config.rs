@@ -14,11 +14,11 @@ use super::Adopt;
 #[cfg(doc)]
 use super::RedisLedger;
 
-/// The connection to Redis and its requirements.
+/// A Redis: its place, the credentials, and what a write there waits for.
 #[derive(Clone)]
-pub struct RedisConfig {
+pub struct Redis {
     /// `SCHEME://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`, with a scheme of
-    /// [`RedisConfig::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
+    /// [`Redis::SCHEMES`]. Sentinel: `?sentinelServiceName=NAME&node=HOST:PORT…` (and
     /// `sentinelUsername`, `sentinelPassword`); Cluster: `?node=HOST:PORT…`; `redis+unix:///PATH?db=N`.
     pub url: String,
     /// The ACL user, if the URL does not have one.
@@ -27,12 +27,18 @@ pub struct RedisConfig {
     pub password: Option<SecretString>,
     /// PEM certificates that the TLS schemes trust instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The prefix of every key; at most [`RedisConfig::MAX_PREFIX`] bytes, without `{` and `}`.
+    /// The prefix of every key; at most [`Redis::MAX_PREFIX`] bytes, without `{` and `}`.
     pub key_prefix: String,
+    /// A write counts when this many replicas confirm it (WAIT); 0: no wait.
+    pub min_replicas: u32,
+}
+
+/// How a [`RedisLedger`] uses its Redis.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    pub server: Redis,
     /// Keys of another service that revoke as well.
     pub adopt: Option<Adopt>,
-    /// A write counts when this many replicas confirm it (WAIT); 0 waits for none.
-    pub min_replicas: u32,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
     /// The time for which this instance may need an entry of the log, see [`RedisLedger::retain_for`].
@@ -52,22 +58,12 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    pub const SCHEMES: [&'static str; 7] =
-        ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
-    /// The longest prefix, in bytes: every key begins with it.
-    pub const MAX_PREFIX: usize = 64;
-
-    /// The defaults for a store at `url`.
+    /// The defaults for a store.
     #[must_use]
-    pub fn new(url: impl Into<String>) -> Self {
+    pub fn new(server: impl Into<Redis>) -> Self {
         Self {
-            url: url.into(),
-            username: None,
-            password: None,
-            ca_file: None,
-            key_prefix: "doorward:".to_owned(),
+            server: server.into(),
             adopt: None,
-            min_replicas: 0,
             allow_eviction: false,
             retention: Duration::from_secs(24 * 3600 + 30),
             leeway: Duration::from_secs(30),
@@ -78,6 +74,41 @@ impl RedisConfig {
             block: Duration::from_millis(400),
         }
     }
+}
+
+/// The defaults for a store at this URL.
+impl<Url: Into<String>> From<Url> for Redis {
+    fn from(url: Url) -> Self {
+        Self {
+            url: url.into(),
+            username: None,
+            password: None,
+            ca_file: None,
+            key_prefix: "doorward:".to_owned(),
+            min_replicas: 0,
+        }
+    }
+}
+
+impl Eq for Redis {}
+
+impl PartialEq for Redis {
+    fn eq(&self, other: &Self) -> bool {
+        let password = |server: &Self| server.password.as_ref().map(|password| password.expose_secret().to_owned());
+        self.url == other.url
+            && self.username == other.username
+            && password(self) == password(other)
+            && self.ca_file == other.ca_file
+            && self.key_prefix == other.key_prefix
+            && self.min_replicas == other.min_replicas
+    }
+}
+
+impl Redis {
+    pub const SCHEMES: [&'static str; 7] =
+        ["redis", "rediss", "redis-sentinel", "rediss-sentinel", "redis-cluster", "rediss-cluster", "redis+unix"];
+    /// The longest prefix, in bytes: every key begins with it.
+    pub const MAX_PREFIX: usize = 64;
 
     /// Checks the configuration without contacting the store; reads the CA file.
     pub fn validate(&self) -> Result<(), RedisConfigError> {
@@ -195,29 +226,28 @@ impl RedisConfig {
     }
 }
 
-impl fmt::Debug for RedisConfig {
+/// Without the user, the password, and the query, which may have those of a sentinel.
+impl fmt::Debug for Redis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (scheme, rest) = self.url.split_once("://").unwrap_or_default();
         let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place).split('?').next().unwrap_or_default();
-        f.debug_struct("RedisConfig")
+        f.debug_struct("Redis")
             .field("url", &format_args!("{scheme}://{place}"))
             .field("ca_file", &self.ca_file)
             .field("key_prefix", &self.key_prefix)
             .field("min_replicas", &self.min_replicas)
-            .field("allow_eviction", &self.allow_eviction)
-            .field("retention", &self.retention)
             .finish_non_exhaustive()
     }
 }
 
-/// The fault of a [`RedisConfig`]; never shows the URL, which may contain a password.
+/// The fault of a [`Redis`]; never shows the URL, which may contain a password.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RedisConfigError {
-    #[error("url: the scheme must be one of {}", RedisConfig::SCHEMES.join(", "))]
+    #[error("url: the scheme must be one of {}", Redis::SCHEMES.join(", "))]
     Scheme,
     #[error("url: {0}")]
     Url(Box<str>),
-    #[error("key_prefix: at most {} visible ASCII characters, without braces", RedisConfig::MAX_PREFIX)]
+    #[error("key_prefix: at most {} visible ASCII characters, without braces", Redis::MAX_PREFIX)]
     Prefix,
     #[error("ca_file: needs a TLS scheme (rediss, rediss-sentinel, rediss-cluster)")]
     CaWithoutTls,
@@ -233,7 +263,7 @@ mod tests {
 
     #[track_caller]
     fn check(url: &str, expected: Result<(), &str>) {
-        let result = RedisConfig::new(url).validate().map_err(|error| error.to_string());
+        let result = Redis::from(url).validate().map_err(|error| error.to_string());
         match (result, expected) {
             (Ok(()), Ok(())) => {}
             (Err(error), Err(part)) => {
@@ -280,13 +310,13 @@ mod tests {
     #[test]
     fn users_and_databases_are_the_same_for_every_kind_of_url() {
         for url in ["redis://ann:s3cret@h/4", "redis+unix://ann:s3cret@h/run/r.sock?db=4"] {
-            let client = RedisConfig::new(url).client().unwrap();
+            let client = Redis::from(url).client().unwrap();
             let found = (client.username.as_deref(), client.password.as_deref(), client.database);
             assert_eq!(found, (Some("ann"), Some("s3cret"), Some(4)));
         }
         let by = |url: &str, username: Option<&str>, password: Option<&str>| {
             let (username, password) = (username.map(Into::into), password.map(Into::into));
-            let client = RedisConfig { username, password, ..RedisConfig::new(url) }.client().unwrap();
+            let client = Redis { username, password, ..Redis::from(url) }.client().unwrap();
             (client.username.unwrap_or_default(), client.password)
         };
         let password = Some("s3cret".to_owned());
@@ -300,15 +330,15 @@ mod tests {
 
     #[test]
     fn debug_shows_the_place_and_not_the_password() {
-        let config = RedisConfig::new("redis-sentinel://user:s3cret@h:1/2?sentinelPassword=s3cret");
+        let config = Redis::from("redis-sentinel://user:s3cret@h:1/2?sentinelPassword=s3cret");
         let shown = format!("{config:?}");
         assert!(shown.contains("redis-sentinel://h:1/2") && !shown.contains("s3cret"), "{shown}");
     }
 
     #[test]
     fn other_settings_are_checked() {
-        let bad = |change: fn(&mut RedisConfig)| {
-            let mut config = RedisConfig::new("redis://h");
+        let bad = |change: fn(&mut Redis)| {
+            let mut config = Redis::from("redis://h");
             change(&mut config);
             config.validate().unwrap_err().to_string()
         };

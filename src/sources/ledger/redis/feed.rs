@@ -1,4 +1,4 @@
-//! Reading the log, on a connection of its own because it blocks.
+//! Reading the log, on a separate connection because the read blocks.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(in crate::sources) struct Feed<'a> {
     pub(super) ledger: &'a RedisLedger,
     pub(super) session: Session,
     decoder: Decoder,
-    /// Everything that was added until a moment ago has been read: what comes is new.
+    /// Everything added until a moment ago has been read: further entries are new.
     pub(in crate::sources) is_live: bool,
     /// The server at the start of the connection; see [`Self::facts`].
     pub(in crate::sources) server: Server,
@@ -74,11 +74,11 @@ pub(in crate::sources) struct StreamInfo {
 impl RedisLedger {
     /// The place of the newest entry at the server.
     pub(in crate::sources) async fn end(&self) -> Result<Position, LedgerError> {
-        newest(&self.shared.call(self, self.ask_newest(), self.deadline()).await?)
+        newest(&self.shared.call(self, self.newest_command(), self.deadline()).await?)
     }
 
     /// The command whose answer [`newest`] parses.
-    pub(super) fn ask_newest(&self) -> Command {
+    pub(super) fn newest_command(&self) -> Command {
         Command::new("XREVRANGE").arg(&*self.keys.log).args(["+", "-", "COUNT", "1"])
     }
 
@@ -125,7 +125,7 @@ impl Feed<'_> {
             let answer = self.session.call_raw(read, deadline).await?;
             return self.page(&answer, None);
         }
-        let answers = self.session.pipeline(vec![read, self.epoch(), Server::ask()], deadline).await?;
+        let answers = self.session.pipeline(vec![read, self.epoch(), Server::command()], deadline).await?;
         let [read, epoch, who] = answers.as_slice() else { return Err(short()) };
         self.page(read, Some(source(epoch, Server::read(who))))
     }
@@ -161,7 +161,7 @@ impl Feed<'_> {
 
     /// Reads the entries after `after`, the state of the log and that of the store, in one atomic step.
     pub(in crate::sources) async fn snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
-        let commands = vec![self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
+        let commands = vec![self.read(after, None), self.epoch(), self.info(), StoreFacts::command()];
         match self.session.transaction(commands, self.ledger.deadline()).await {
             Ok(answers) => {
                 let answers = answers.unwrap_or_default();
@@ -181,7 +181,7 @@ impl Feed<'_> {
     /// A snapshot without a transaction: if the state of the log is the same before and after the read, nothing
     /// changed between.
     async fn unqueued_snapshot(&mut self, after: Position) -> Result<Snapshot, LedgerError> {
-        let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info(), StoreFacts::ask()];
+        let commands = vec![self.info(), self.read(after, None), self.epoch(), self.info(), StoreFacts::command()];
         match self.session.pipeline(commands, self.ledger.deadline()).await {
             Ok(answers) => {
                 let [before, read, epoch, info, facts] = answers.as_slice() else { return Err(short()) };
@@ -199,7 +199,7 @@ impl Feed<'_> {
         match error {
             LedgerError::Refused { message, .. } if message.contains("no such key") => {
                 let answers =
-                    self.session.pipeline(vec![self.epoch(), StoreFacts::ask()], self.ledger.deadline()).await?;
+                    self.session.pipeline(vec![self.epoch(), StoreFacts::command()], self.ledger.deadline()).await?;
                 let [epoch, facts] = answers.as_slice() else { return Err(short()) };
                 self.snapshot_of(&Value::Null, epoch, None, facts)
             }

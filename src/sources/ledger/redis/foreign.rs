@@ -9,7 +9,7 @@ use std::borrow::Cow;
 const JAVA: [u8; 4] = [0xac, 0xed, 0x00, 0x05];
 /// A string, with its length in two bytes.
 const JAVA_STRING: u8 = 0x74;
-/// An object whose class is described.
+/// An object; its class description follows.
 const JAVA_OBJECT: u8 = 0x73;
 
 /// The original text; `None` for bytes that are not a text in any of the forms.

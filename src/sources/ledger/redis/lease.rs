@@ -6,12 +6,12 @@
 //! doorward:{r}:leases         sorted set: a lease's length in milliseconds, until when one of that length may run
 //! ```
 //!
-//! A lease runs while either of the first two keys has it. It is written on the connection that reads the log, so an
-//! instance that reads one server never has its lease at another. A full server refuses new reports, but accepts a new
-//! time to live: an existing lease is prolonged with its previous report.
+//! A lease runs while either of the first two keys has it. The lease is written on the connection that reads the log,
+//! so an instance that reads one server never has its lease at another. A full server refuses new reports, but accepts
+//! a new time to live: an existing lease is prolonged with its previous report.
 //!
 //! The lengths of leases are noted separately, and every instance remembers them while it runs: a store that lost
-//! leases does not know their lengths.
+//! leases has lost their lengths, too.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use super::feed::{self, Feed};
 use super::session::Command;
 use super::store::{self, Server};
 use super::wire;
-use super::{RedisLedger, even, margins, members, retention};
+use super::{RedisLedger, clock_note, margins, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
@@ -46,7 +46,7 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) skew_ms: Option<i64>,
     /// Streams that are open.
     pub(in crate::sources) streams: usize,
-    /// What kind of process it is; empty: the service.
+    /// The kind of this process; empty: the service.
     pub(in crate::sources) role: Box<str>,
     /// Streams that were ended by the latest entries that request a receipt.
     pub(in crate::sources) ended: Vec<(Position, usize)>,
@@ -70,13 +70,13 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) server: Server,
     /// The epoch of the data; empty if there is none.
     pub(in crate::sources) epoch: Box<str>,
-    /// The time since which the store has kept all leases; `None` if that is not known.
+    /// The time since which the store has kept all leases; `None` if not established.
     pub(in crate::sources) whole_since: Option<Timestamp>,
     /// Names of leases that expired by the server's clock and were not given back, with their ends; 1970 for an end by
     /// a clock that was set since: it is at most the longest lease later than that change.
     pub(in crate::sources) lapsed: Vec<(Box<str>, Timestamp)>,
-    /// The time for which this process has seen the server's clock go evenly, up to now.
-    pub(in crate::sources) even_for: Duration,
+    /// The time for which this process has seen the server's clock stable, up to now.
+    pub(in crate::sources) stable_for: Duration,
 }
 
 impl Feed<'_> {
@@ -97,14 +97,14 @@ impl Feed<'_> {
         let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
         let until = report.at.plus(length).as_millis();
         let lease = Command::new("ZADD").arg(&*keys.instances).arg(until).arg(name);
-        let says = Command::new("SET").arg(keys.instance(name)).arg(encoded(&report)).arg("PX").arg(length_ms);
+        let description = Command::new("SET").arg(keys.instance(name)).arg(encoded(&report)).arg("PX").arg(length_ms);
         let (note, note_length) = (
             retention::note(keys, self.ledger.retention(), report.at),
             retention::note_lease(keys, length, report.at.plus(length)),
         );
         self.ledger.note_lease(length);
-        let mut commands = vec![lease, says, note, note_length];
-        if self.ledger.clock.even_for(clock) >= self.ledger.longest_lease() {
+        let mut commands = vec![lease, description, note, note_length];
+        if self.ledger.clock.stable_for(clock) >= self.ledger.longest_lease() {
             let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
             commands.push(over.arg(report.at.as_millis())); // After a change of the clock, a running lease may look expired.
         }
@@ -113,7 +113,12 @@ impl Feed<'_> {
         // Together with the report: an instance that confirms has then also published the leads of the tokens that it
         // verified before.
         commands.extend(margins::notes(keys, leads, self.ledger.earliest()));
-        let noted = [even::Note::ask(keys), retention::ask_leases(keys), retention::ask(keys), Command::new("TIME")];
+        let noted = [
+            clock_note::Note::command(keys),
+            retention::lease_notes_command(keys),
+            retention::notes_command(keys),
+            Command::new("TIME"),
+        ];
         commands.extend(noted);
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
@@ -151,9 +156,16 @@ impl RedisLedger {
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
         // The loss of leases before this read shows in the facts that are read after it.
         let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
-        let ask = vec![all, retention::ask_leases(&self.keys), meta, server, Command::new("TIME"), Server::ask()];
+        let commands = vec![
+            all,
+            retention::lease_notes_command(&self.keys),
+            meta,
+            server,
+            Command::new("TIME"),
+            Server::command(),
+        ];
         let asked = Steady::now();
-        let answers = self.shared.pipeline(self, ask).await?;
+        let answers = self.shared.pipeline(self, commands).await?;
         let [all, lengths, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
         self.take_leases(lengths)?;
         let is_ours = |name: &str, until| members::is_instance(name).then(|| (Box::<str>::from(name), until));
@@ -162,44 +174,44 @@ impl RedisLedger {
         let noted = noted.text().unwrap_or_default();
         let epoch: Box<str> = epoch.text().unwrap_or_default().into();
         let whole_since = store::whole_since(&epoch, noted, &server.replication_id).filter(|_| !epoch.is_empty());
-        let even_for = self.clock.even_for(ServerClock::read(asked, now));
-        let mut leases = Leases { now, server, epoch, whole_since, even_for, ..Leases::default() };
+        let stable_for = self.clock.stable_for(ServerClock::read(asked, now));
+        let mut leases = Leases { now, server, epoch, whole_since, stable_for, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
         }
-        // The holder of a lease that has expired by now has no view any more.
-        let says = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
-        let answers = self.shared.pipeline(self, vec![says, self.ask_newest()]).await?;
-        let [says, newest] = answers.as_slice() else { return Err(short()) };
+        // The holder of an expired lease has no view any more.
+        let reported = Command::new("MGET").args(all.iter().map(|(name, _)| self.keys.instance(name)));
+        let answers = self.shared.pipeline(self, vec![reported, self.newest_command()]).await?;
+        let [reported, newest] = answers.as_slice() else { return Err(short()) };
         leases.newest = feed::newest(newest)?;
-        let says = says.parts().unwrap_or_default();
-        let over = self.over_by_steady_time(&all, says, now, even_for).await?;
+        let reported = reported.parts().unwrap_or_default();
+        let over = self.over_by_steady_time(&all, reported, now, stable_for).await?;
         let kept = Self::KEPT.max(self.longest_lease());
         let longest = self.longest_lease();
         let (mut some_old, mut old_are_gone) = (false, true);
-        for ((name, until), says) in all.into_iter().zip(says) {
+        for ((name, until), reported) in all.into_iter().zip(reported) {
             let is_old = until.plus(kept) < now;
             some_old |= is_old;
-            old_are_gone &= !is_old || says.is_nil();
+            old_are_gone &= !is_old || reported.is_nil();
             if over.contains(&name) {
                 leases.lapsed.push((name, Timestamp::default()));
                 continue;
             }
             // A later end was written by another clock: the lease counts as expired, which matters only once this clock
-            // has gone evenly for the length of a lease.
+            // has been stable for the length of a lease.
             let is_made_now = longest.is_zero() || until <= now.plus(longest + clock::TOLERANCE);
-            if !is_made_now && says.is_nil() {
-                self.tell_of_ghost(&name);
+            if !is_made_now && reported.is_nil() {
+                self.warn_of_endless_lease(&name);
             }
-            if is_made_now && until > now || !says.is_nil() {
-                leases.running.push(Lease { name, report: says.text().and_then(read) });
+            if is_made_now && until > now || !reported.is_nil() {
+                leases.running.push(Lease { name, report: reported.text().and_then(read) });
             } else if until > Timestamp::default() {
                 leases.lapsed.push((name, if is_made_now { until } else { Timestamp::default() }));
             }
         }
         // An instance that returns must first write its name again, which makes it recent. After a jump of the clock
         // all of them look old.
-        if some_old && old_are_gone && even_for >= kept {
+        if some_old && old_are_gone && stable_for >= kept {
             let before = now.minus(kept).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
@@ -207,29 +219,31 @@ impl RedisLedger {
         Ok(leases)
     }
 
-    /// The leases that were taken when the server's clock was ahead, and have expired since by a clock that nobody sets:
-    /// by the server's clock they would run until it is as late again.
+    /// The leases that were taken when the server's clock was ahead, and have expired since by the monotonic clock: by
+    /// the server's clock they would run until it reaches that time again.
     async fn over_by_steady_time(
         &self,
         all: &[(Box<str>, Timestamp)],
-        says: &[Value],
+        reported: &[Value],
         now: Timestamp,
-        even_for: Duration,
+        stable_for: Duration,
     ) -> Result<Vec<Box<str>>, LedgerError> {
-        // One that speaks of the future has said nothing since the clock began to go evenly.
+        // A report with a time in the future dates from before the clock became stable.
         let is_past = |until: &Timestamp, report: Report| {
-            report.at > now.plus(Self::INEXACT) && even_for >= until.since(report.at)
+            report.at > now.plus(Self::INEXACT) && stable_for >= until.since(report.at)
         };
-        let said = all.iter().zip(says);
-        let past: Vec<_> = said
-            .filter(|((_, until), says)| says.text().and_then(read).is_some_and(|report| is_past(until, report)))
+        let pairs = all.iter().zip(reported);
+        let past: Vec<_> = pairs
+            .filter(|((_, until), reported)| {
+                reported.text().and_then(read).is_some_and(|report| is_past(until, report))
+            })
             .map(|(lease, _)| lease)
             .collect();
         if past.is_empty() {
             return Ok(Vec::new());
         }
-        let ask = past.iter().map(|(name, _)| Command::new("PEXPIRETIME").arg(self.keys.instance(name)));
-        let ends = self.shared.pipeline(self, ask.collect()).await?;
+        let commands = past.iter().map(|(name, _)| Command::new("PEXPIRETIME").arg(self.keys.instance(name)));
+        let ends = self.shared.pipeline(self, commands.collect()).await?;
         // A full server prolongs the key alone, which ends before the lease would then.
         let is_as_long = |until: Timestamp, end: &Value| {
             end.as_i64().is_some_and(|end| Timestamp::from_millis(end) > until.minus(Self::INEXACT))
@@ -242,13 +256,13 @@ impl RedisLedger {
     pub(in crate::sources) async fn withdraw(&self, name: &str) -> Result<(), LedgerError> {
         let end = Command::new("ZADD").arg(&*self.keys.instances).arg("0").arg(name);
         self.shared.call(self, end, self.deadline()).await?;
-        let says = Command::new("DEL").arg(self.keys.instance(name));
-        self.shared.call(self, says, self.deadline()).await.map(drop)
+        let delete = Command::new("DEL").arg(self.keys.instance(name));
+        self.shared.call(self, delete, self.deadline()).await.map(drop)
     }
 
     /// Writes an entry again, with a mark: an instance that reads the mark reports its progress at once. Repeating an
     /// entry changes nothing else.
-    pub(in crate::sources) async fn ask(&self, revocation: &Revocation) -> Result<Position, LedgerError> {
+    pub(in crate::sources) async fn request_progress(&self, revocation: &Revocation) -> Result<Position, LedgerError> {
         let add = Command::new("XADD").arg(&*self.keys.log).arg("*");
         let fields = wire::fields(revocation);
         let add = fields.into_iter().fold(add, |add, (name, value)| add.arg(name).arg(value));

@@ -66,7 +66,7 @@ impl Shared {
         let tokens = targets.iter().filter(|target| target.kind == Kind::Token);
         let adopt = ledger.config.adopt.as_ref();
         let Some((adopt, tokens)) = adopt.zip(Some(tokens)) else { return Ok(false) };
-        let asks = tokens.flat_map(|token| adopt.asks(&token.id));
+        let asks = tokens.flat_map(|token| adopt.lookup_commands(&token.id));
         let asks = asks.map(|ask| self.call(ledger, ask, ledger.config.lookup_deadline));
         for answer in futures_util::future::try_join_all(asks).await? {
             if answer.as_i64().ok_or_else(|| unexpected("integer", &answer))? > 0 {
@@ -120,7 +120,7 @@ impl Shared {
             let session = self.session(ledger).await?;
             let answer = ask(&session).await;
             if let Err(error) = &answer {
-                ledger.tell_of_type(error);
+                ledger.warn_of_wrong_type(error);
                 self.discard(&session).await;
             }
             answer
@@ -157,7 +157,7 @@ impl Shared {
         }
     }
 
-    /// Connects whenever there is no connection: discovery and TLS may take longer than a lookup has.
+    /// Keeps a connection open in advance: discovery and TLS may take longer than the deadline of a lookup.
     pub(super) async fn keep_connected(&self, ledger: &RedisLedger) {
         loop {
             while self.session(ledger).await.is_err() {

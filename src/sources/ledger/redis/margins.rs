@@ -1,4 +1,4 @@
-//! What instances tell each other of the issuers' clocks.
+//! The exchange between instances about the leads of the issuers' clocks.
 //!
 //! ```text
 //! doorward:{r}:leads  sorted set: an issuer's name, the milliseconds by which an instance saw its tokens dated ahead
@@ -6,8 +6,9 @@
 //!                     surely covered by a clock and the lead
 //! ```
 //!
-//! A lead is measured by a clock, and foretells; a date needs no clock. An instance whose own is ahead of the issuer's
-//! sees no lead, and one that cannot tell which of two clocks is wrong measures none.
+//! A lead is measured by a clock, and also covers tokens that are not issued yet; a date needs no clock. An instance
+//! whose own clock is ahead of the issuer's sees no lead, and an instance that cannot decide which of two clocks is
+//! wrong does not measure any.
 
 use std::time::Duration;
 
@@ -62,12 +63,12 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// For how long the store's clock has gone evenly in the eyes of this process.
-    pub(in crate::sources) fn even_for(&self) -> Duration {
-        self.clock.steady_for()
+    /// The time for which this process has seen the store's clock stable.
+    pub(in crate::sources) fn stable_for(&self) -> Duration {
+        self.clock.stable_at_last_reading()
     }
 
-    /// Takes what is noted about each issuer; several may have one name.
+    /// Applies the note about each issuer; several issuers may share a name.
     fn each(
         &self,
         key: &str,

@@ -1,8 +1,8 @@
-//! Reading the notes of the store, into which anybody may have written.
+//! Reading the notes of the store, into which any client of Redis may have written.
 //!
-//! A member of a sorted set that this version could not have written is skipped: it must neither end what instances tell
-//! each other nor stop them. A key of another type, or with bytes where a text belongs, is an error that names it. Both
-//! are told by the key and the length of what is there, never by its bytes.
+//! A member of a sorted set that this version could not have written is skipped: it must neither replace nor block the
+//! notes of other instances. A key of another type, or with bytes instead of text, is an error that names the key. The
+//! log gets the key and the length of the value, never its bytes.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,49 +13,49 @@ use super::RedisLedger;
 use super::answer::{Answer, short};
 use crate::authz::claims::Timestamp;
 
-/// What is odd and was told: the keys that have odd members, and a few words of each other fault.
+/// The reported faults: the keys with unexpected members, and a short text for each other fault.
 #[derive(Default)]
-pub(super) struct Odd(Mutex<Vec<Box<str>>>);
+pub(super) struct ReportedFaults(Mutex<Vec<Box<str>>>);
 
-impl Odd {
-    /// Whether this was not told yet.
+impl ReportedFaults {
+    /// Whether this fault was not reported yet.
     fn is_new(&self, key: &str) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = told.iter().all(|known| **known != *key);
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = reported.iter().all(|known| **known != *key);
         if is_new {
-            told.push(key.into());
+            reported.push(key.into());
         }
         is_new
     }
 
-    fn is_over(&self, key: &str) {
+    fn clear(&self, key: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|known| **known != *key);
     }
 }
 
 impl RedisLedger {
-    /// The members of a sorted set, an answer to ZRANGE with scores, that `read` knows by their text and score; the
-    /// others are skipped, and told once until there are none.
+    /// The members of a sorted set, an answer to ZRANGE with scores, that `read` accepts by their text and score; the
+    /// others are skipped, and reported once until the set is free of them.
     pub(super) fn members<T>(
         &self,
         key: &str,
         answer: &Value,
         read: impl Fn(&str, Timestamp) -> Option<T>,
     ) -> Result<Vec<T>, LedgerError> {
-        let (mut known, mut odd) = (Vec::new(), Vec::new());
+        let (mut known, mut unreadable) = (Vec::new(), Vec::new());
         for pair in answer.parts().unwrap_or_default().chunks_exact(2) {
             let member = pair[0].bytes().ok_or_else(short)?;
             #[expect(clippy::cast_possible_truncation, reason = "it saturates; milliseconds of this age are exact")]
             let score = Timestamp::from_millis(pair[1].as_f64().ok_or_else(short)? as i64);
             match std::str::from_utf8(member).ok().and_then(|text| read(text, score)) {
                 Some(member) => known.push(member),
-                None => odd.push(member.len()),
+                None => unreadable.push(member.len()),
             }
         }
-        if odd.is_empty() {
-            self.odd.is_over(key);
-        } else if self.odd.is_new(key) {
-            let (members, longest_bytes) = (odd.len(), odd.into_iter().max());
+        if unreadable.is_empty() {
+            self.reported.clear(key);
+        } else if self.reported.is_new(key) {
+            let (members, longest_bytes) = (unreadable.len(), unreadable.into_iter().max());
             tracing::warn!(
                 key,
                 members,
@@ -66,31 +66,31 @@ impl RedisLedger {
         Ok(known)
     }
 
-    /// Says once that a key is not of the type that belongs there.
-    pub(super) fn tell_of_type(&self, error: &LedgerError) {
+    /// Logs once that a key has another type than Doorward's.
+    pub(super) fn warn_of_wrong_type(&self, error: &LedgerError) {
         if let LedgerError::Refused { message, .. } = error
             && message.starts_with("WRONGTYPE")
-            && self.odd.is_new(message)
+            && self.reported.is_new(message)
         {
-            tracing::warn!(%error, "a note in the store cannot be used");
+            tracing::warn!(%error, "a key in the store cannot be used");
         }
     }
 
-    /// Says once that an instance lies further ahead than a lease can, and is not waited for.
-    pub(super) fn tell_of_ghost(&self, name: &str) {
+    /// Logs once that an instance's lease ends later than any lease can, and that receipts do not wait for it.
+    pub(super) fn warn_of_endless_lease(&self, name: &str) {
         let key = &*self.keys.instances;
-        if self.odd.is_new(&format!("{key} {}", name.len())) {
+        if self.reported.is_new(&format!("{key} {}", name.len())) {
             tracing::warn!(
                 key,
                 member_bytes = name.len(),
-                "an instance would run for longer than any lease: it is not believed; the store's clock was set, or \
-                 another program wrote it (ZREM)"
+                "a lease that ends later than any lease can is ignored: the store's clock was set, or another \
+                 program wrote it (remove it: ZREM)"
             );
         }
     }
 }
 
-/// The text of a key; `None` if there is no such key.
+/// The text of a key; `None` if the key does not exist.
 pub(super) fn text<'a>(key: &str, value: &'a Value) -> Result<Option<&'a str>, LedgerError> {
     if value.is_nil() {
         return Ok(None);
@@ -128,7 +128,7 @@ mod tests {
     fn a_text_is_told_from_no_key_and_from_bytes() {
         assert_eq!(text("k", &Value::Null).unwrap(), None);
         assert_eq!(text("k", &Value::from("e 1")).unwrap(), Some("e 1"));
-        let told = text("k", &Value::Bytes(vec![0xff, 0xfe].into())).unwrap_err().to_string();
-        assert!(told.contains("`k` holds 2 bytes"), "{told}");
+        let error = text("k", &Value::Bytes(vec![0xff, 0xfe].into())).unwrap_err().to_string();
+        assert!(error.contains("`k` holds 2 bytes"), "{error}");
     }
 }

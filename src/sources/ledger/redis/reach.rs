@@ -47,7 +47,7 @@ pub(super) async fn otherwise(ledger: &RedisLedger, error: LedgerError) -> Resul
     Err(unavailable(cause))
 }
 
-/// An empty host in CLUSTER SLOTS means the answering server: a cluster of one server does not know its own
+/// An empty host in CLUSTER SLOTS means the answering server: a cluster of one server cannot determine its own
 /// address, and is used like a single server.
 async fn asked(ledger: &RedisLedger, server: &Server) -> Option<Result<Session, LedgerError>> {
     let config = Config { server: ServerConfig::Centralized { server: server.clone() }, ..ledger.client.clone() };

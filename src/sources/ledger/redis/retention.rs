@@ -9,7 +9,7 @@
 //! so the entries of a stopped fleet are still there when it returns. The log is kept for twice that, so that an
 //! instance whose retention is raised by a reload, or whose clock was wrong, can read dropped entries again.
 //!
-//! Entries and notes are dropped by the server's clock, and only once that clock has gone evenly for as long as the log
+//! Entries and notes are dropped by the server's clock, and only once that clock has been stable for as long as the log
 //! is kept (see [`super::even`]): after a change of the clock the log grows for that long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +95,7 @@ impl RedisLedger {
         self.store_clock().unwrap_or(Timestamp::MAX).minus(Self::keeps_for(self.retention())).plus(MARGIN)
     }
 
-    /// How entries are read now; with `is_live`, those that were added a moment ago.
+    /// The parameters for reading entries now; `is_live`: the entries were added a moment ago.
     pub(super) fn reader(&self, is_live: bool) -> Reader {
         let (leeway, local) = (read(&self.keeping.leeway), crate::clock::now());
         let now = self.store_clock().unwrap_or(Timestamp::MAX);
@@ -114,16 +114,16 @@ impl RedisLedger {
 /// Writes a retention for other instances.
 pub(super) fn note(keys: &Keys, retention: Duration, now: Timestamp) -> Command {
     let until = now.plus(retention + MARGIN).as_millis();
-    // An instance that noted two retentions keeps the one that ends later.
+    // If several instances note one retention, the latest end stays.
     Command::new("ZADD").arg(&*keys.retentions).arg("GT").arg(until).arg(retention.as_millis().to_string())
 }
 
-/// The input of [`Kept::judge`].
-pub(super) fn ask(keys: &Keys) -> Command {
+/// The input of [`Kept::from_notes`].
+pub(super) fn notes_command(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.retentions).args(["0", "-1", "WITHSCORES"])
 }
 
-/// The entries that are kept, and those that may be trimmed.
+/// The entries that are kept, and the entries that may be trimmed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Kept {
     /// The longest retention of an instance that reads the log.
@@ -135,15 +135,20 @@ pub(super) struct Kept {
 
 impl Kept {
     /// `noted` is what [`RedisLedger::retentions`] read, `own` the retention of the writer, `now` the earlier of both
-    /// clocks, and `even_for` how long the server's has gone evenly.
-    pub(super) fn judge(noted: &[(Duration, Timestamp)], own: Duration, now: Timestamp, even_for: Duration) -> Self {
+    /// clocks, and `stable_for` how long the server's has been stable.
+    pub(super) fn from_notes(
+        noted: &[(Duration, Timestamp)],
+        own: Duration,
+        now: Timestamp,
+        stable_for: Duration,
+    ) -> Self {
         let longest = |holds: &dyn Fn(Timestamp) -> bool| {
             let held = noted.iter().filter(|(_, until)| holds(*until));
             held.map(|(retention, _)| *retention).fold(own, Duration::max)
         };
         // A note that has expired by a clock that was set is still valid.
         let all = longest(&|_| true);
-        if even_for < RedisLedger::keeps_for(all) {
+        if stable_for < RedisLedger::keeps_for(all) {
             return Self { longest: all, over: None };
         }
         Self { longest: longest(&|until| until > now), over: Some(now) }
@@ -170,7 +175,7 @@ pub(super) fn note_lease(keys: &Keys, length: Duration, until: Timestamp) -> Com
 }
 
 /// The input of [`RedisLedger::take_leases`].
-pub(super) fn ask_leases(keys: &Keys) -> Command {
+pub(super) fn lease_notes_command(keys: &Keys) -> Command {
     Command::new("ZRANGE").arg(&*keys.leases).args(["0", "-1", "WITHSCORES"])
 }
 
@@ -184,15 +189,15 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// The retentions in an answer to [`ask`], with the instants until when they hold. Those are not bounded: an instance
-    /// that runs may have noted one while the server's clock was ahead, and holds to it.
+    /// The retentions in an answer to [`ask`], each with the instant until which it is valid. The instants are not
+    /// bounded: a running instance may have noted one while the server's clock was ahead, and still relies on it.
     pub(super) fn retentions(&self, noted: &Value) -> Result<Vec<(Duration, Timestamp)>, LedgerError> {
         let longest = LONGEST_LIFETIME + LONGEST_LEEWAY * 2;
         let read = |text: &str, until| millis_up_to(text, longest).map(|retention| (retention, until));
         self.members(&self.keys.retentions, noted, read)
     }
 
-    /// Takes in how long instances keep what they read. A note counts also when it is over.
+    /// Records the time for which instances keep the entries that they read. An expired note counts, too.
     pub(super) fn take_retentions(&self, noted: &Value) -> Result<(), LedgerError> {
         let noted = self.retentions(noted)?;
         let longest = noted.into_iter().map(|(retention, _)| retention).fold(self.retention(), Duration::max);
@@ -213,10 +218,10 @@ mod tests {
     #[test]
     fn the_log_is_kept_for_the_longest_retention() {
         let now = Timestamp::from_millis(1_000_000_000);
-        let judge = |pairs: &[(u64, i64)], even_for: u64| {
+        let judge = |pairs: &[(u64, i64)], stable_for: u64| {
             let pair = |(seconds, until): &(u64, i64)| (Duration::from_secs(*seconds), Timestamp::from_millis(*until));
             let noted: Vec<_> = pairs.iter().map(pair).collect();
-            Kept::judge(&noted, Duration::from_secs(500), now, Duration::from_secs(even_for))
+            Kept::from_notes(&noted, Duration::from_secs(500), now, Duration::from_secs(stable_for))
         };
         let kept = |pairs: &[(u64, i64)]| {
             let Kept { longest, over } = judge(pairs, 10_000);
@@ -231,7 +236,7 @@ mod tests {
             assert_eq!(millis_up_to(odd, Duration::from_secs(900)), None, "{odd}");
         }
         assert_eq!(judge(&[], 1_060).trim_before(), Some(now.minus(Duration::from_secs(1_060))));
-        let ever = Kept::judge(&[], Duration::from_secs(u64::from(u32::MAX)), now, Duration::MAX);
+        let ever = Kept::from_notes(&[], Duration::from_secs(u64::from(u32::MAX)), now, Duration::MAX);
         assert_eq!(ever.trim_before(), Some(Timestamp::default()));
         // The clock was set more recently than entries are kept.
         assert_eq!(judge(&[], 1_059), Kept { longest: Duration::from_secs(500), over: None });

@@ -51,7 +51,8 @@ impl Command {
         self
     }
 
-    /// The note, or the log, that the command is about; `None` for another key, whose name may come from others.
+    /// The key of Doorward's note, or of the log, that the command is about; `None` for another key, whose name may
+    /// come from other programs.
     fn note(&self) -> Option<Value> {
         let is_note = |text: &str| text.split_once("{r}:").is_some_and(|(_, name)| !name.contains(':'));
         self.arguments.iter().find(|argument| matches!(argument, Value::String(text) if is_note(text))).cloned()
@@ -235,12 +236,11 @@ pub(super) fn unexpected(wanted: &str, value: &Value) -> LedgerError {
     unavailable(format!("expected {wanted}, got {:?}", value.kind()))
 }
 
-/// Only the first word of the server's error distinguishes its refusals.
 fn fault(error: &fred::error::Error) -> LedgerError {
     fault_at(error, None)
 }
 
-/// The first word of what the server said is all that tells its refusals apart.
+/// Only the first word of the server's error distinguishes its refusals.
 fn fault_at(error: &fred::error::Error, key: Option<&Value>) -> LedgerError {
     let code = error.details().split_ascii_whitespace().next().unwrap_or_default();
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
@@ -258,7 +258,7 @@ fn refusal(message: &str, key: Option<&Value>) -> LedgerError {
     let key = key.and_then(Value::as_str).filter(|_| message.starts_with("WRONGTYPE"));
     let message = key.map_or_else(
         || message.into(),
-        |key| format!("{message}: `{key}` is not what Doorward keeps there; rename or delete that key").into(),
+        |key| format!("{message}: `{key}` has another type than Doorward's; rename or delete that key").into(),
     );
     LedgerError::Refused { kind, message }
 }

@@ -20,7 +20,7 @@ use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
 use super::feed::Feed;
 use super::session::Command;
-use super::{RedisLedger, even, members, retention};
+use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
@@ -56,11 +56,11 @@ const REPAIR: Duration = Duration::from_secs(5);
 const MARK_SLACK: Duration = Duration::from_secs(1);
 
 impl Server {
-    pub(super) fn ask() -> Command {
+    pub(super) fn command() -> Command {
         Command::new("INFO").arg("replication")
     }
 
-    /// Parses the answer to [`Self::ask`].
+    /// Parses the answer to [`Self::command`].
     pub(super) fn read(info: &Value) -> Self {
         // A proxy that does not implement INFO may answer anything else.
         let info = info.text().unwrap_or_default();
@@ -69,11 +69,11 @@ impl Server {
 }
 
 impl StoreFacts {
-    pub(super) fn ask() -> Command {
+    pub(super) fn command() -> Command {
         Command::new("INFO").args(["memory", "replication"])
     }
 
-    /// Parses the answer to [`Self::ask`].
+    /// Parses the answer to [`Self::command`].
     pub(super) fn read(info: &Value) -> Self {
         let server = Server::read(info);
         let info = info.text().unwrap_or_default();
@@ -103,7 +103,7 @@ pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Opt
 impl Feed<'_> {
     /// The facts about the server, to be read first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
-        let info = match self.session.call(StoreFacts::ask(), self.ledger.deadline()).await {
+        let info = match self.session.call(StoreFacts::command(), self.ledger.deadline()).await {
             // A proxy that does not implement INFO.
             Err(LedgerError::Refused { message, .. }) if message.starts_with("ERR ") => Value::Null,
             info => info?,
@@ -125,8 +125,8 @@ impl Feed<'_> {
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let get = |key: &str| Command::new("GET").arg(key);
         let asked = Steady::now();
-        let ask = vec![get(&keys.meta), get(&keys.server), even::Note::ask(keys), Command::new("TIME")];
-        let answers = self.session.pipeline(ask, deadline).await?;
+        let commands = vec![get(&keys.meta), get(&keys.server), clock_note::Note::command(keys), Command::new("TIME")];
+        let answers = self.session.pipeline(commands, deadline).await?;
         let [epoch, noted, even, time] = answers.as_slice() else { return Err(short()) };
         let now = answer::time(time)?;
         let clock = ServerClock::read(asked, now);
@@ -165,14 +165,14 @@ impl Feed<'_> {
         let mark = mark(self.ledger, name, clock.now());
         match self.session.call(mark, self.ledger.deadline()).await {
             Err(error) if !error.is_out_of_memory() => Err(error),
-            _ => Ok(()), // Nothing can be written back to a full server, and no instance relies on it until then.
+            _ => Ok(()), // A full server accepts no entries, and no instance relies on it until it does.
         }
     }
 
     /// The server's clock, and whether to wait for an instance other than `name`.
     ///
-    /// A mark expires within [`REPAIR`], so one that is further ahead was made before the server's clock was set
-    /// back: `waited` is the time for which its instance has been waited for, on the monotonic clock.
+    /// A mark expires within [`REPAIR`], so a mark that ends later was made before the server's clock was set back:
+    /// `waited` is the time for which its instance has been waited for, on the monotonic clock.
     pub(in crate::sources) async fn repairing(
         &mut self,
         name: &str,
@@ -204,16 +204,16 @@ impl RedisLedger {
         self.is_first(name).await
     }
 
-    /// Whether it is for `name` to do what one instance does for all.
+    /// Whether `name` is the instance that does a task once for all instances.
     pub(in crate::sources) async fn is_first(&self, name: &str) -> Result<bool, LedgerError> {
         let (key, lasts) = (&*self.keys.repairer, REPAIR.as_millis().to_string());
         let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
         let ends = Command::new("PEXPIRETIME").arg(key);
-        let ask = vec![claim, Command::new("GET").arg(key), ends, Command::new("TIME")];
-        let answers = self.shared.pipeline(self, ask).await?;
+        let commands = vec![claim, Command::new("GET").arg(key), ends, Command::new("TIME")];
+        let answers = self.shared.pipeline(self, commands).await?;
         let [_, holder, ends, time] = answers.as_slice() else { return Err(short()) };
         let is_ours = holder.text() == Some(name);
-        // One that lies further ahead was claimed before the server's clock was set back.
+        // A claim that ends later was made before the server's clock was set back.
         let latest = answer::time(time)?.plus(REPAIR + MARK_SLACK).as_millis();
         if is_ours {
             self.shared.call(self, Command::new("PEXPIRE").arg(key).arg(lasts.as_str()), self.deadline()).await?;

@@ -74,7 +74,7 @@ pub(super) fn value(kind: Kind, watermark: Watermark, origin: Origin) -> String 
     format!("{} {}", instant(watermark), origin_name(kind, origin))
 }
 
-/// A registration has no origin; the value is for people who look into Redis.
+/// A registration has no origin; the value is for operators who inspect Redis.
 fn origin_name(kind: Kind, origin: Origin) -> &'static str {
     if kind == Kind::Registration { "registered" } else { origin.as_str() }
 }
@@ -192,7 +192,7 @@ impl Decoder {
         // The store's clock may have been set since the last reading.
         let latest = reader.now.plus(reader.leeway);
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
-        // One clock may be behind: that by which the id was given, before it was set or now.
+        // The clock that dated the id may have been behind, before it was set or now.
         let covers = written_at.plus(reader.behind).max(reader.set_at).max(reader.seen_at);
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
@@ -236,8 +236,7 @@ impl Decoder {
     }
 }
 
-/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would revoke nothing without an
-/// error, which must not happen easily.
+/// Milliseconds of 1973: a smaller number is in seconds. Read as milliseconds it would silently revoke no token.
 const SECONDS_BELOW: i64 = 100_000_000_000;
 
 /// Seconds of 2001: no token is that old, so a smaller number is a flag (`1`) and not a time.
@@ -348,7 +347,7 @@ mod tests {
                 "origin=who issuer=main id=c kind=client new=field",
                 format!("{{r}}:main:client:c {} revoked {}", WRITTEN + 30_000, later + 30_000),
             ),
-            // A writer whose tokens are valid for seconds does not bound the retention here.
+            // An early `expires` of another writer does not shorten the retention here.
             ("issuer=main kind=session id=s expires=1700000004000", format!("{{r}}:main:session:s * revoked {later}")),
             (
                 "issuer=main kind=user id=u at=1700000000500 expires=1700000004000",
@@ -375,7 +374,7 @@ mod tests {
         }
     }
 
-    /// The store's clock was an hour behind, and was put right a minute ago.
+    /// The store's clock was an hour behind, and was corrected a minute ago.
     #[test]
     fn an_entry_from_before_the_clock_was_set_is_kept_like_one_of_that_time() {
         let (set_at, now) = (Timestamp::from_millis(WRITTEN + 3_600_000), Timestamp::from_millis(WRITTEN + 3_660_000));

@@ -1,4 +1,4 @@
-//! The writer: concurrent appends in one MULTI/EXEC, on a connection of its own.
+//! The writer: concurrent appends in one MULTI/EXEC, on a separate connection.
 //!
 //! Under WATCH it reads the values of the keys, so that an earlier watermark never overwrites a later one
 //! and a time to live is never shortened; WAIT counts for the connection of the write.
@@ -17,7 +17,7 @@ use super::clock::ServerClock;
 use super::retention::Kept;
 use super::session::{Command, Session, unavailable, unexpected};
 use super::wire::{self, Keys};
-use super::{RedisLedger, even, retention};
+use super::{RedisLedger, clock_note, retention};
 use crate::authz::claims::Timestamp;
 use crate::authz::revocation::{Kind, Origin, Revocation, Target, Watermark};
 use crate::clock::Steady;
@@ -123,7 +123,7 @@ impl Writer {
         };
         let revocations: Vec<_> = batch.iter().flat_map(|append| &append.revocations).collect();
         let positions = commit(ledger, &session, &revocations).await?;
-        if ledger.config.min_replicas > 0 {
+        if ledger.config.server.min_replicas > 0 {
             replicated(ledger, &session).await?;
         }
         *self.session() = Some(session);
@@ -173,7 +173,7 @@ async fn commit(
 }
 
 async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), LedgerError> {
-    let wanted = ledger.config.min_replicas;
+    let wanted = ledger.config.server.min_replicas;
     let patience = ledger.deadline().saturating_sub(Writer::GRACE).as_millis();
     let wait = Command::new("WAIT").arg(wanted).arg(i64::try_from(patience).unwrap_or(i64::MAX)).blocking();
     let answer = session.call(wait, ledger.deadline()).await?;
@@ -221,8 +221,8 @@ impl<'a> Records<'a> {
         targets.dedup();
         let keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
         let (watch, get) = (Command::new("WATCH").args(&keys), Command::new("MGET").args(&keys));
-        let (time, clock) = (Command::new("TIME"), even::Note::ask(&ledger.keys));
-        let mut commands = vec![watch, time, clock, retention::ask(&ledger.keys), get];
+        let (time, clock) = (Command::new("TIME"), clock_note::Note::command(&ledger.keys));
+        let mut commands = vec![watch, time, clock, retention::notes_command(&ledger.keys), get];
         commands.extend(keys.iter().map(|key| Command::new("PEXPIRETIME").arg(key)));
         let asked = Steady::now();
         let mut answers = session.pipeline(commands, ledger.deadline()).await?.into_iter().skip(1);
@@ -242,9 +242,9 @@ impl<'a> Records<'a> {
         let now = answer::time(&time)?; // The server's clock, which also names the log's entries.
         let read = ServerClock::read(asked, now);
         ledger.clock.begin(read);
-        let even_for = ledger.clock.even_for_all(ledger.clock_note(&clock)?, read);
+        let stable_for = ledger.clock.stable_for_all(ledger.clock_note(&clock)?, read);
         let noted = ledger.retentions(&noted)?;
-        let kept = Kept::judge(&noted, ledger.retention(), now.min(crate::clock::now()), even_for);
+        let kept = Kept::from_notes(&noted, ledger.retention(), now.min(crate::clock::now()), stable_for);
         let longer = Some(kept.longest).filter(|longest| *longest > ledger.retention());
         Ok(Self { by_target, kept, longer, now })
     }

@@ -60,7 +60,7 @@ async fn members_that_are_not_ours_stop_nobody() {
     for note in notes {
         add_bytes(&redis, note, "9e15");
     }
-    // Longer than any lease, than any retention, and than an instance can have said.
+    // Longer than any lease, than any retention, and than any possible note of an instance.
     redis.cli(&["ZADD", "doorward:{r}:leases", "9e15", "31536000000"]);
     redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "9999999999999999999"]);
     redis.cli(&["ZADD", "doorward:{r}:retentions", "1", "99999999999"]);
@@ -81,7 +81,7 @@ async fn members_that_are_not_ours_stop_nobody() {
         let key = format!("\"key\":\"doorward:{{r}}:{note}\"");
         eventually(&key, || async { one.logged(&key) || two.logged(&key) }).await;
     }
-    one.logs("it is not believed").await;
+    one.logs("a lease that ends later than any lease can is ignored").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,12 @@
-//! The time since which the store's clock has gone evenly, by the observations of all instances together.
+//! The time since which the store's clock has been stable, by the observations of all instances together.
 //!
 //! ```text
-//! doorward:{r}:clock  sorted set, in milliseconds: `since` when the server's clock last began to go evenly, and `last`
+//! doorward:{r}:clock  sorted set, in milliseconds: `since` when the server's clock last became stable, and `last`
 //!                     when an instance last read it, both by that clock; `wall` what the instance's own showed then
 //! ```
 //!
 //! The id of an entry gives its age only if the store's clock was not set since. So nothing is dropped by age until
-//! that clock has gone evenly for as long as the log is kept: by then every entry from before is older than that.
+//! that clock has been stable for as long as the log is kept: by then every entry from before is older than that.
 //!
 //! An instance detects by its monotonic clock that the store's clock was set, over reconnections and failovers too, and
 //! notes the time. A process that starts has not observed the time before. Another instance has, if the last reading of
@@ -43,23 +43,23 @@ pub(super) struct Note {
 
 impl Note {
     /// The command whose answer [`RedisLedger::clock_note`] reads.
-    pub(super) fn ask(keys: &Keys) -> Command {
+    pub(super) fn command(keys: &Keys) -> Command {
         Command::new("ZRANGE").arg(&*keys.clock).args(["0", "-1", "WITHSCORES"])
     }
 
-    /// Whether the clock is known not to have been set between the last reading of any instance and this one.
-    fn leads_to(self, read: ServerClock, wall: Timestamp, even_for: Duration) -> bool {
+    /// Whether the clock was surely not set between the last reading of any instance and this one.
+    fn leads_to(self, read: ServerClock, wall: Timestamp, stable_for: Duration) -> bool {
         let (Some(last), Some(then)) = (self.last, self.wall) else { return false };
         if last > read.showed.plus(TOLERANCE) {
             return false;
         }
         let passed = read.showed.since(last);
-        passed <= UNWATCHED.max(even_for) || passed.abs_diff(wall.since(then)) <= APART
+        passed <= UNWATCHED.max(stable_for) || passed.abs_diff(wall.since(then)) <= APART
     }
 }
 
 impl RedisLedger {
-    /// The note in an answer to [`Note::ask`].
+    /// The note in an answer to [`Note::command`].
     pub(super) fn clock_note(&self, answer: &Value) -> Result<Note, LedgerError> {
         const NAMES: [&str; 3] = ["since", "last", "wall"];
         let read = |name: &str, at| NAMES.into_iter().find(|known| *known == name).map(|known| (known, at));
@@ -72,13 +72,13 @@ impl RedisLedger {
 impl StoreClock {
     /// Compares a reading, which [`StoreClock::observe`] has recorded, with the note; `wall` is this machine's clock.
     pub(super) fn compare(&self, note: Note, read: ServerClock, wall: Timestamp) {
-        let even_for = self.even_for(read);
+        let stable_for = self.stable_for(read);
         let mut seen = self.seen();
         if seen.is_unnoted {
             return; // The recorded time is later.
         }
         let since = note.since.filter(|since| *since <= read.showed.plus(TOLERANCE));
-        let since = since.filter(|_| note.leads_to(read, wall, even_for));
+        let since = since.filter(|_| note.leads_to(read, wall, stable_for));
         seen.is_unnoted = since.is_none();
         seen.since = since.or(Some(read.showed));
     }
@@ -93,7 +93,7 @@ impl StoreClock {
         Some(add.arg(now.as_millis()).arg("last").arg(wall.as_millis()).arg("wall"))
     }
 
-    /// The latest known time since which the clock has gone evenly.
+    /// The time since which the clock has been stable, as far as observed.
     pub(super) fn since(&self) -> Option<Timestamp> {
         self.seen().since
     }
@@ -101,12 +101,13 @@ impl StoreClock {
     /// `since` is in the store.
     pub(super) fn noted(&self, since: Option<Timestamp>) {
         let mut seen = self.seen();
-        seen.is_unnoted &= seen.since != since; // It was set again meanwhile.
+        seen.is_unnoted &= seen.since != since; // The clock was set again meanwhile.
     }
 
-    /// The time for which all instances have seen it go evenly, up to this reading; zero if that is not known.
-    pub(super) fn even_for_all(&self, note: Note, read: ServerClock) -> Duration {
-        let is_watched = self.even_for(read) >= WATCH;
+    /// The time for which all instances have seen the server's clock stable, up to this reading; zero if not
+    /// established.
+    pub(super) fn stable_for_all(&self, note: Note, read: ServerClock) -> Duration {
+        let is_watched = self.stable_for(read) >= WATCH;
         let seen = self.seen();
         let is_known = is_watched && seen.since.is_some() && !seen.is_unnoted;
         note.since.filter(|_| is_known).map_or(Duration::ZERO, |since| read.showed.since(since))
@@ -121,7 +122,7 @@ mod tests {
     const NOW: i64 = 1_700_000_000;
 
     /// The state of a process that reads the store's clock for the first time, at [`NOW`] by its own: the clock has
-    /// gone evenly since then, in seconds before.
+    /// been stable since then, in seconds before.
     #[track_caller]
     fn check(showed: i64, since: i64, last: i64, wall: i64, expected: i64) {
         let at = |seconds| Some(Timestamp::from_secs(seconds));
@@ -131,7 +132,7 @@ mod tests {
         clock.compare(note, read, Timestamp::from_secs(NOW));
         assert_eq!(showed - clock.since().unwrap().as_secs(), expected);
         assert_eq!(clock.seen().is_unnoted, expected == 0);
-        assert_eq!(clock.even_for_all(note, read), Duration::ZERO, "it has not watched yet");
+        assert_eq!(clock.stable_for_all(note, read), Duration::ZERO, "it has not watched yet");
     }
 
     #[test]
@@ -139,8 +140,8 @@ mod tests {
         const HOUR: i64 = 3_600;
         check(NOW, NOW - HOUR, NOW - 2, NOW - 2, HOUR);
         check(NOW - HOUR, NOW - 2 * HOUR, NOW - HOUR - 2, NOW - 2, HOUR); // An hour behind all the time.
-        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - 2 * HOUR, 3 * HOUR); // Nobody was there for two hours.
-        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // And it was put right meanwhile.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - 2 * HOUR, 3 * HOUR); // No instance ran for two hours.
+        check(NOW, NOW - 3 * HOUR, NOW - 2 * HOUR, NOW - HOUR, 0); // The wall clock was corrected meanwhile.
         check(NOW, NOW - 3 * HOUR, NOW - HOUR - 2, NOW - 2, 0); // An hour behind, and right.
         check(NOW, NOW - HOUR, NOW + 30, NOW - 2, 0); // Set back.
         check(NOW, NOW + HOUR, NOW - 2, NOW - 2, 0); // The note is of the future.

@@ -2,15 +2,21 @@
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
-use super::api_key::{KeyDigest, digest_of};
+use crate::authz::api_key::{KeyDigest, digest_of};
 
 /// The permissions of an admin key.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Permission {
+    /// Revoke.
     Revoke,
+    /// Register token ids (`revocation.list: allow`).
     Register,
+    /// List, explain, introspect.
     Read,
 }
 
@@ -47,7 +53,7 @@ impl AdminKeys {
         self.of(&digest_of(presented))
     }
 
-    /// As [`Self::find`], by the SHA-256 of what was presented: for a caller that must not keep the key itself.
+    /// As [`Self::find`], by the SHA-256 of the presented key: for a caller that must not keep the key itself.
     #[must_use]
     pub fn of(&self, digest: &KeyDigest) -> Option<&AdminKey> {
         self.0.iter().fold(None, |found, key| if bool::from(key.digest.ct_eq(digest)) { Some(key) } else { found })
