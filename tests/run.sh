@@ -5,8 +5,8 @@
 #
 # Installs what is missing: Debian packages as root or by a sudo without a password; Envoy, kubectl, Python's redis
 # client, two verifiers of tokens, schemathesis, openapi-spec-validator, an OpenID provider, clients with bound tokens,
-# makers of status lists, playwright and cargo-deny into .tools/; rustfmt and clippy through rustup. Running it again installs nothing. The
-# tests start their own Redis, PostgreSQL, nginx and Envoy, on separate ports.
+# a library for status lists, playwright and cargo-deny into .tools/; rustfmt and clippy through rustup. Running it
+# again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy, on separate ports.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
