@@ -51,7 +51,7 @@ fn take(source: &StatusListSource, state: &State, fetched: &Fetched) -> Taken {
             if denial == Denial::UnknownKey
                 && let Some(keys) = state.keys().of(&source.issuer)
             {
-                keys.ask(); // The issuer may have a new key.
+                keys.request_fetch(); // The issuer may have a new key.
             }
             let detail = detail.map(|detail| format!(": {detail}")).unwrap_or_default();
             Taken::Rejected(format!("{}{detail}", denial.label()))
