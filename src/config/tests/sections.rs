@@ -108,7 +108,7 @@ fn issuers() {
     );
     check_issuer(
         &[("issuer", "shop"), ("status_list", "{}")],
-        "7: issuers[0].status_list",
+        "7: issuers[0].status_list.prefixes",
         "must not be empty where `issuer` is not a URL",
     );
     check_issuer(
