@@ -8,8 +8,10 @@ use aws_lc_rs::digest;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderName, Response, StatusCode, header};
+use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Mutex;
@@ -75,8 +77,8 @@ pub(super) async fn list(
     if is_known {
         return Ok((StatusCode::NOT_MODIFIED, kept).into_response());
     }
-    const TYPE: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/statuslist+jwt")];
-    Ok((kept, TYPE, list.text.clone()).into_response())
+    let kind = [(header::CONTENT_TYPE, "application/statuslist+jwt")];
+    Ok((kept, kind, list.text.clone()).into_response())
 }
 
 /// The token whose index is asked for.
@@ -158,7 +160,7 @@ async fn current(http: &Http, issuer: &str, by: &Arc<StatusPublisher>) -> Result
     let text = tokio::task::spawn_blocking(move || publisher.publish(state.replica.index(), clock::now()));
     let text = text.await.ok().flatten().ok_or_else(|| unavailable("the list cannot be signed"))?;
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
-    let etag = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let etag = URL_SAFE_NO_PAD.encode(digest);
     let list = Arc::new(PublishedList { by: by.clone(), made, text: text.into(), etag: format!("\"{etag}\"") });
     lists.insert(issuer.to_owned(), list.clone());
     Ok(list)
