@@ -250,7 +250,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
 }
 
 fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
-    let mut issuers = issuers::issuers(check, &file.issuers, file.limits.jwks_bytes);
+    let mut issuers = issuers::issuers(check, &file.issuers, &file.limits);
     let transmitters = signals::transmitters(check, file);
     for issuer in &mut issuers {
         let by_email = |from: &Transmitter| from.trusted.target == issuer.trusted.name && from.trusted.subjects.email;

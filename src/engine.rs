@@ -14,6 +14,7 @@ mod read_quota;
 mod readiness;
 mod reload;
 mod source;
+mod status_lists;
 mod streams;
 mod supervisor;
 mod tls;

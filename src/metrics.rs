@@ -43,6 +43,8 @@ instruments! {
         jwks_age: GaugeVec = "doorward_jwks_age_seconds" by ["issuer"],
         /// Introspection requests to an issuer; `suspended` and `busy` ones were not sent.
         pub introspections: IntCounterVec = "doorward_introspections_total" by ["issuer", "result"],
+        /// Fetches of an issuer's status lists.
+        pub status_list_fetches: IntCounterVec = "doorward_status_list_fetches_total" by ["issuer", "result"],
         /// Revocation requests, logout tokens and security events, by result.
         pub inlet_events: IntCounterVec = "doorward_inlet_events_total" by ["inlet", "result"],
         /// Requests to transmitters of security events.
@@ -163,6 +165,13 @@ impl Metrics {
     pub fn expect_fetches(&self, issuer: &str) {
         for result in ["ok", "failed"] {
             self.jwks_fetches.with_label_values(&[issuer, result]);
+        }
+    }
+
+    /// Creates the series of an issuer whose status lists are read.
+    pub fn expect_status_lists(&self, issuer: &str) {
+        for result in ["ok", "failed"] {
+            self.status_list_fetches.with_label_values(&[issuer, result]);
         }
     }
 

@@ -10,4 +10,5 @@ pub mod names;
 pub mod replica;
 mod retry;
 pub mod signals;
+pub mod status_lists;
 pub mod streams;

@@ -3,6 +3,7 @@
 pub mod admin_key;
 mod key_history;
 mod refusals;
+mod status;
 mod waits;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,7 +18,10 @@ use crate::authz::dpop::{Nonces, SpentProofs};
 use crate::authz::jwks::{Jwks, KeyDigest};
 use crate::authz::replay::Replays;
 use crate::authz::signals::Transmitter;
+use crate::authz::status_list::StatusLists;
+use crate::authz::status_publisher::StatusPublisher;
 use crate::authz::stream_proof::{Proofs, Secret};
+use crate::clock::Steady;
 use crate::metrics::Metrics;
 pub use crate::sources::alarm::Presented;
 use crate::sources::alarm::ReplayAlarm;
@@ -27,6 +31,7 @@ use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::sources::signals::Receiver;
+use crate::sources::status_lists::StatusListSources;
 use crate::sources::streams::LiveStreams;
 use crate::traces::Traces;
 use admin_key::AdminKeys;
@@ -51,6 +56,8 @@ pub struct Policy {
     pub kept_answers: Duration,
     /// Issuers' names may get another meaning while revocations live.
     pub accept_loss: bool,
+    /// The status lists that are published, by issuer.
+    pub publishers: Vec<(IssuerName, Arc<StatusPublisher>)>,
 }
 
 impl Policy {
@@ -103,6 +110,9 @@ pub struct State {
     keys: ArcSwap<KeySources>,
     introspectors: ArcSwap<Introspectors>,
     receivers: ArcSwap<Vec<Arc<Receiver>>>,
+    status_sources: ArcSwap<StatusListSources>,
+    /// The status lists of issuers.
+    pub status_lists: Arc<StatusLists>,
     pub replica: Arc<Replica>,
     pub metrics: Arc<Metrics>,
     /// Messages that were applied already.
@@ -149,6 +159,8 @@ impl State {
             keys: ArcSwap::default(),
             introspectors: ArcSwap::default(),
             receivers: ArcSwap::default(),
+            status_sources: ArcSwap::default(),
+            status_lists: Arc::default(),
             replica,
             metrics,
             replays: Replays::default(),
@@ -268,6 +280,13 @@ impl State {
 
     /// The current view of the revocations.
     pub fn view(&self) -> View<'_> {
-        View { age: self.replica.view_age(), store_clock: self.replica.store_clock(), ..View::of(self.replica.index()) }
+        let now = Steady::now();
+        View {
+            age: self.replica.freshness().age(now),
+            store_clock: self.replica.store_clock(),
+            status_lists: Some(&self.status_lists),
+            uptime: now.uptime(),
+            ..View::of(self.replica.index())
+        }
     }
 }

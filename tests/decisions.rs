@@ -198,6 +198,7 @@ async fn every_reason_is_reached_with_its_status() {
         "revocations_stale",
         "store_unavailable",
         "revoked",
+        "suspended",
         "not_registered",
         "introspection_unavailable",
         "token_inactive",

@@ -177,8 +177,13 @@ impl NodeProcess {
             eprintln!("SKIPPED: OIDC_PROVIDER does not name a folder with oidc-provider; ./tests/run.sh makes one");
             return None;
         };
+        Some(Self::run(&format!("event_sources/{script}"), &folder, arguments))
+    }
+
+    /// Runs a script of `tests` with the libraries of a folder.
+    pub fn run(script: &str, folder: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new("node")
-            .arg(format!("{}/tests/event_sources/{script}", env!("CARGO_MANIFEST_DIR")))
+            .arg(format!("{}/tests/{script}", env!("CARGO_MANIFEST_DIR")))
             .arg(folder)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -188,7 +193,7 @@ impl NodeProcess {
         let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
         let mut lines = BufReader::new(stdout).lines();
         let port = lines.by_ref().find_map(|line| line.unwrap().parse().ok()).unwrap();
-        Some(Self { _process: Process(child), pipe: Mutex::new((stdin, lines)), port })
+        Self { _process: Process(child), pipe: Mutex::new((stdin, lines)), port }
     }
 
     pub fn command(&self, command: &Value) -> Value {

@@ -50,6 +50,7 @@ mod providers;
 mod rate_limits;
 mod reload;
 mod samples;
+mod status_lists;
 mod stolen;
 mod story;
 mod streams;

@@ -5,8 +5,8 @@
 #
 # Installs what is missing: Debian packages as root or by a sudo without a password; Envoy, kubectl, Python's redis
 # client, two verifiers of tokens, schemathesis, openapi-spec-validator, an OpenID provider, clients with bound tokens,
-# playwright and cargo-deny into .tools/; rustfmt and clippy through rustup. Running it again installs nothing. The
-# tests start their own Redis, PostgreSQL, nginx and Envoy, on separate ports.
+# a library for status lists, playwright and cargo-deny into .tools/; rustfmt and clippy through rustup. Running it
+# again installs nothing. The tests start their own Redis, PostgreSQL, nginx and Envoy, on separate ports.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 exec </dev/null
@@ -125,6 +125,11 @@ fi
 [ -d .tools/dpop/node_modules/oauth4webapi ] || { command -v npm >/dev/null &&
   npm install --prefix .tools/dpop --no-audit --no-fund --silent dpop@2.1.2 oauth4webapi@3.8.8; } ||
   echo "skipped: the test with npm's dpop and oauth4webapi, which could not be fetched"
+
+# The makers and judges of status lists, written by others; without them their tests are skipped with a message.
+[ -d .tools/status-list/node_modules/@sd-jwt/jwt-status-list ] || { command -v npm >/dev/null &&
+  npm install --prefix .tools/status-list --no-audit --no-fund --silent @sd-jwt/jwt-status-list@0.19.0; } ||
+  echo "skipped: the tests with npm's @sd-jwt/jwt-status-list, which could not be fetched"
 
 # The driver of that Chromium.
 playwright=$PWD/.tools/playwright

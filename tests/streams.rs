@@ -4,8 +4,8 @@
 #![allow(clippy::print_stdout, reason = "figures of a run")]
 
 mod bounds;
-mod forged;
-mod keys;
+pub mod forged;
+pub mod keys;
 mod kinds;
 mod lifetime;
 mod receipts;

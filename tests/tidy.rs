@@ -11,7 +11,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("metrics", &["authz", "instruments", "sources"]),
     ("traces", &["clock"]),
     ("sources", &["authz", "clock", "instruments"]),
-    ("state", &["authz", "metrics", "sources", "traces"]),
+    ("state", &["authz", "clock", "metrics", "sources", "traces"]),
     ("config", &["authz", "clock", "sources", "state", "traces"]),
     ("lint", &["authz", "config"]),
     ("api", &["authz", "clock", "config", "metrics", "sources", "state", "traces"]),
@@ -22,7 +22,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
 ];
 
 /// Within the heart, bottom up: each may use those before it only.
-const AUTHZ_ORDER: [&str; 28] = [
+const AUTHZ_ORDER: [&str; 30] = [
     "claims",
     "denial",
     "refusal",
@@ -31,6 +31,7 @@ const AUTHZ_ORDER: [&str; 28] = [
     "readings",
     "path",
     "revocation",
+    "status_list",
     "replay",
     "token",
     "token_cache",
@@ -49,6 +50,7 @@ const AUTHZ_ORDER: [&str; 28] = [
     "api_key",
     "authorizer",
     "signing",
+    "status_publisher",
     "identity",
     "answer",
 ];

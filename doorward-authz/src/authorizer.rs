@@ -3,6 +3,7 @@
 mod attempt;
 mod outcome;
 mod proof;
+mod status;
 mod view;
 
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use attempt::Attempt;
 use outcome::Stop;
 pub use outcome::{Decision, Evidence, Grant, LockedOut, Needs, Outcome, Principal};
 pub use proof::{ProofEvidence, ProofResult};
-pub use view::{KeyFetch, StoreAnswer, Verification, View};
+pub use view::{KeyFetch, ListFetch, StoreAnswer, Verification, View};
 
 /// Everything a decision depends on but the revocations; immutable, replaced as a whole.
 #[derive(Clone)]

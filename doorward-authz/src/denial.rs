@@ -89,6 +89,8 @@ denials! {
         "the authorization server reports that the access token is not active";
     Revoked: "revoked", BAD_TOKEN, Revocation, "the access token has been revoked";
     SignedOut: "signed_out", BAD_TOKEN, Revocation, "the user has signed out";
+    /// By the status list of its issuer, which may lift it.
+    Suspended: "suspended", BAD_TOKEN, Revocation, "the access token has been suspended";
     NotRegistered: "not_registered", BAD_TOKEN, Revocation, "the access token is not registered";
     /// The token is bound, and the request does not prove that its sender may use it.
     ProofMissing: "proof_missing", BAD_TOKEN, Proof,

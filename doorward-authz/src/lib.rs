@@ -30,6 +30,8 @@ pub mod rule;
 pub mod rules;
 pub mod signals;
 pub mod signing;
+pub mod status_list;
+pub mod status_publisher;
 pub mod stream_proof;
 pub mod token;
 pub mod token_cache;

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::claims::{IssuerName, Timestamp};
 use crate::jwks::KeyDigest;
 use crate::revocation::{Kind, Target, TargetId};
+use crate::status_list::StatusReference;
 use crate::token::VerifiedToken;
 
 /// The secret of the instances' seals.
@@ -31,6 +32,8 @@ pub struct StreamFacts {
     pub expires_at: Timestamp,
     /// All targets whose revocation refuses its token, under former names of the issuer as well.
     pub targets: Box<[Target]>,
+    /// The place of its token's status.
+    pub status: Option<StatusReference>,
 }
 
 impl StreamFacts {
@@ -42,6 +45,7 @@ impl StreamFacts {
             issued_at: token.issued_at(),
             expires_at: token.expires_at(),
             targets: token.targets().into(),
+            status: token.status().cloned(),
         }
     }
 }
@@ -146,6 +150,9 @@ fn verifies(key: &hmac::Key, domain: &[u8], text: &[u8], given: &[u8]) -> bool {
     given.len() == TAG && bool::from(tag(key, domain, text)[..TAG].ct_eq(given))
 }
 
+/// Instead of a kind: the place of a status follows. Not a possible kind.
+const STATUS: u8 = u8::MAX;
+
 /// Not a possible time of a token.
 const NEVER: i64 = i64::MIN;
 
@@ -163,6 +170,12 @@ impl StreamFacts {
             written.push(target.kind as u8);
             piece(&mut written, target.id.held());
         }
+        if let Some(status) = &self.status {
+            piece(&mut written, &[]);
+            written.push(STATUS);
+            piece(&mut written, status.uri.as_bytes());
+            piece(&mut written, &status.index.to_be_bytes());
+        }
         written
     }
 
@@ -175,7 +188,7 @@ impl StreamFacts {
         let (issued_at, after) = rest.split_first_chunk::<8>()?;
         let (expires_at, after) = after.split_first_chunk::<8>()?;
         rest = after;
-        let mut targets = Vec::new();
+        let (mut targets, mut status) = (Vec::new(), None);
         while !rest.is_empty() {
             let issuer = match take(&mut rest)? {
                 [] => issuer.clone(),
@@ -183,13 +196,19 @@ impl StreamFacts {
             };
             let (kind, after) = rest.split_first()?;
             rest = after;
+            if *kind == STATUS {
+                let uri = std::str::from_utf8(take(&mut rest)?).ok()?.into();
+                let index = u32::from_be_bytes(take(&mut rest)?.try_into().ok()?);
+                status = Some(StatusReference { uri, index });
+                continue;
+            }
             let kind = Kind::ALL.into_iter().find(|known| *known as u8 == *kind)?;
             let id = TargetId::from_held(take(&mut rest)?)?;
             targets.push(Target::new(issuer, kind, id));
         }
         let issued_at = Some(i64::from_be_bytes(*issued_at)).filter(|at| *at != NEVER).map(Timestamp::from_millis);
         let expires_at = Timestamp::from_millis(i64::from_be_bytes(*expires_at));
-        Some(Self { issuer, key, issued_at, expires_at, targets: targets.into() })
+        Some(Self { issuer, key, issued_at, expires_at, targets: targets.into(), status })
     }
 }
 
@@ -224,8 +243,11 @@ mod tests {
             issued_at: None,
             expires_at: Timestamp::from_millis(1_700_000_000_123),
             targets: targets.chain([former]).collect(),
+            status: Some(StatusReference { uri: "https://idp.test/1".into(), index: 70_000 }),
         };
         let proofs = Proofs::new(&[[1; 32], [2; 32]], ["default".into()]);
+        let plain = StreamFacts { status: None, ..facts.clone() };
+        assert_eq!(StreamFacts::read(&plain.write()[1..]), Some(plain));
         let sealed = proofs.sealed(facts.write());
         let rule = proofs.rule("default").unwrap();
         assert_eq!(proofs.read(&sealed, "default", rule), Some(Subject::Token(facts)));

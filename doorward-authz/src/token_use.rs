@@ -73,7 +73,7 @@ const ACCESS_TOKEN_ID: &str = "ati";
 
 /// Media types of other JWTs, without hyphens and `+jwt`: some have the issuer and the audience of access tokens, such
 /// as introspection responses (RFC 9701).
-const MESSAGES: [&str; 10] = [
+const MESSAGES: [&str; 11] = [
     "dpop",
     "oauthauthzreq",
     "tokenintrospection",
@@ -84,6 +84,7 @@ const MESSAGES: [&str; 10] = [
     "oauthclientattestation",
     "oauthclientattestationpop",
     "globaltokenrevocation",
+    "statuslist",
 ];
 
 /// The prefix of token types in RFC 8693 section 3.
@@ -269,6 +270,7 @@ mod tests {
             "dpop+jwt",
             "application/token-introspection+jwt",
             "oauth-authz-req+jwt",
+            "statuslist+jwt",
         ] {
             check(None, json!({"typ": word}), Some(TokenUse::Message));
         }

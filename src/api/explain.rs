@@ -46,6 +46,9 @@ pub fn explain(
     let refused = decision.outcome.denial().map(Denial::label);
     let (verdict, reason) = match &decision.outcome {
         Outcome::Allowed(_) => ("allowed", shadowed.unwrap_or("ok")),
+        Outcome::Needs(Needs::StatusList { .. }) if view.is_none() => {
+            ("undecided", "the running service fetches the status list of the issuer")
+        }
         Outcome::Needs(Needs::Introspection(_)) if view.is_none() => {
             ("undecided", "the running service introspects the token at the issuer")
         }
@@ -53,7 +56,7 @@ pub fn explain(
     };
     let failed = match &decision.outcome {
         Outcome::Allowed(grant) => grant.shadowed.or(grant.ignored),
-        Outcome::Needs(Needs::Introspection(_)) if view.is_none() => None,
+        Outcome::Needs(Needs::Introspection(_) | Needs::StatusList { .. }) if view.is_none() => None,
         outcome => outcome.denial(),
     };
     json!({
@@ -151,7 +154,7 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
     let known = decision.evidence.hit.or_else(|| view.index.find(token.targets(), token.issued_at()));
     let rule = decision.rule;
     let max_staleness = rule.max_staleness.unwrap_or(policy.authorizer.freshness.max_staleness);
-    json!({
+    let mut explained = json!({
         "result": if known.is_some() { "revoked" } else { "clear" },
         "decisive": decision.evidence.hit.is_some(),
         "hit": known.map(hit),
@@ -165,7 +168,13 @@ fn revocation(policy: &Policy, decision: &Decision<'_>, view: View<'_>) -> Value
             StoreAnswer::Hit(_) => "revoked",
             StoreAnswer::Unavailable => "unavailable",
         }),
-    })
+    });
+    if let Some(place) = token.status() {
+        let stored = view.status_lists.and_then(|lists| lists.find(token.issuer(), &place.uri, view.uptime));
+        let value = stored.and_then(|stored| stored.list.value(place.index)).map(|value| value.to_string());
+        explained["status_list"] = json!({"uri": &*place.uri, "idx": place.index, "value": value});
+    }
+    explained
 }
 
 fn hit(hit: Hit) -> Value {

@@ -23,6 +23,7 @@ mod registrations;
 mod resource;
 mod revocations;
 mod signals;
+mod status_lists;
 mod transmitters;
 
 use std::sync::Arc;
@@ -63,6 +64,8 @@ pub struct Http {
     origins: Arc<[String]>,
     /// The time of the last exposition: repeated scrapes must not delay decisions.
     scraped: Arc<Mutex<Instant>>,
+    /// The status lists that are published.
+    published: Arc<status_lists::Published>,
 }
 
 impl Http {
@@ -75,7 +78,8 @@ impl Http {
         let messages = Arc::new(Semaphore::new(limits.inlet_requests));
         let scraped = Arc::new(Mutex::new(Instant::now()));
         let watching = Arc::default();
-        Self { state, readiness, limits, listing, watching, messages, origins: origins.into(), scraped }
+        let published = Arc::default();
+        Self { state, readiness, limits, listing, watching, messages, origins: origins.into(), scraped, published }
     }
 }
 
@@ -124,6 +128,9 @@ fn public() -> OpenApiRouter<Http> {
         .routes(routes!(probes::readyz))
         .routes(routes!(probes::metrics))
         .routes(routes!(jwks::jwks))
+        .routes(routes!(status_lists::list))
+        .routes(routes!(status_lists::index))
+        .routes(routes!(status_lists::keys))
         .routes(routes!(logout::logout, logout::preflight))
         .routes(routes!(resource::metadata))
         .route(WELL_KNOWN, options(resource::preflight))

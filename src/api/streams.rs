@@ -329,6 +329,9 @@ pub fn register(state: &State, policy: &Policy, rule: &Rule, facts: StreamFacts)
         return Err(Cause::Stale);
     }
     facts.key.map_or(Ok(()), |key| examine_key(state, issuer, key))?;
+    if let Some(reference) = &facts.status {
+        state.check_status(issuer, reference, stale_after.is_some())?;
+    }
     Ok(stream)
 }
 

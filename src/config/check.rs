@@ -13,6 +13,7 @@ use super::shown::Shown;
 use super::source::{Blamed, Source};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::claims::IssuerName;
+use crate::authz::signing::UnfitKey;
 use crate::sources::files::{Stamp, Stamps};
 use crate::sources::http::Authorities;
 
@@ -247,6 +248,25 @@ impl<'a> Check<'a> {
             fits
         });
         (path, bytes)
+    }
+
+    /// The private key in a PEM file, as `read` takes it.
+    pub(super) fn signing_key<T>(
+        &mut self,
+        at: &KeyPath,
+        name: &str,
+        read: impl FnOnce(&str) -> Result<T, UnfitKey>,
+    ) -> Option<T> {
+        let (path, pem) = self.pem_file(at, name, "PRIVATE KEY");
+        let key = read(&String::from_utf8(pem?).ok()?);
+        if key.is_err() {
+            let file = path.display();
+            self.fault(
+                at,
+                format!("the file {file} must have a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits, such as `openssl genpkey -algorithm ed25519` makes"),
+            );
+        }
+        key.ok()
     }
 
     /// The `ca_file` of a section.

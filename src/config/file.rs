@@ -48,7 +48,7 @@ mod signals;
 
 pub use issuers::{
     Accepted, AudiencesFile, BackchannelLogoutFile, ClaimsFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile,
-    LogoutScope, OnStoreDown, OneOrMany, ProofFile, ReplayFile, Subject, When,
+    LogoutScope, OnStoreDown, OneOrMany, ProofFile, PublishStatusListFile, ReplayFile, StatusListFile, Subject, When,
 };
 pub use limits::Limits;
 pub use proxy::{ClientCertificateFile, ProxyFile};

@@ -1,7 +1,10 @@
 //! Token issuers and the sources of their keys.
 
+mod status_list;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -9,17 +12,19 @@ use secrecy::SecretString;
 use super::check::Check;
 use super::fault::KeyPath;
 use super::file::{
-    Accepted, AudiencesFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile, LogoutScope, OnStoreDown, OneOrMany,
-    ProofFile, ReplayFile, Subject, When,
+    Accepted, AudiencesFile, DpopFile, IntrospectionFile, IssuerFile, KeysFile, Limits, LogoutScope, OnStoreDown,
+    OneOrMany, ProofFile, ReplayFile, Subject, When,
 };
 use crate::authz::claims::{ClaimPath, IssuerName};
 use crate::authz::dpop::{DpopPolicy, ProofUse, ReplayPolicy};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algorithm_name, algorithm_named};
 use crate::authz::revocation::Lead;
+use crate::authz::status_publisher::StatusPublisher;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
 use crate::sources::http::Authorities;
 use crate::sources::jwks::{KeySettings, Location};
+use crate::sources::status_lists::StatusListSettings;
 
 /// An issuer and the source of its keys.
 #[derive(Clone)]
@@ -28,6 +33,10 @@ pub struct IssuerConfig {
     pub trusted: TrustedIssuer,
     pub keys: KeySource,
     pub introspection: Option<Introspection>,
+    /// How its status lists are fetched, which `trusted.status_list` reads.
+    pub status_lists: Option<StatusListSettings>,
+    /// Publishes its revoked tokens as a status list.
+    pub publisher: Option<Arc<StatusPublisher>>,
 }
 
 /// The source of an issuer's keys.
@@ -55,7 +64,7 @@ pub struct Introspection {
     pub authorities: Option<Authorities>,
 }
 
-pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile], jwks_bytes: usize) -> Vec<IssuerConfig> {
+pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile], limits: &Limits) -> Vec<IssuerConfig> {
     let at = KeyPath::root().key("issuers");
     check.list(&at, files, ": without an issuer no token can be accepted");
     let mut names = HashSet::new();
@@ -76,7 +85,7 @@ pub(super) fn issuers(check: &mut Check<'_>, files: &[IssuerFile], jwks_bytes: u
         if opaque && std::mem::replace(&mut asked_about_opaque, true) {
             check.fault(&at.key("introspection").key("when"), "only one issuer can introspect opaque tokens");
         }
-        found.extend(issuer(check, &at, file, issuer_id, jwks_bytes));
+        found.extend(issuer(check, &at, file, issuer_id, limits));
     }
     found
 }
@@ -146,7 +155,7 @@ fn issuer(
     at: &KeyPath,
     file: &IssuerFile,
     issuer_id: IssuerId,
-    jwks_bytes: usize,
+    limits: &Limits,
 ) -> Option<IssuerConfig> {
     check.name(&at.key("name"), &file.name);
     for (index, name) in file.formerly.iter().enumerate() {
@@ -174,8 +183,12 @@ fn issuer(
     };
     let algorithms = algorithms(check, &at.key("algorithms"), file);
     let exact = issuer_id.exact().next();
-    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, exact, &algorithms, jwks_bytes);
+    let (keys, loaded) = key_source(check, &at.key("keys"), &file.keys, exact, &algorithms, limits.jwks_bytes);
     let introspection = file.introspection.as_ref().map(|file| introspection(check, &at.key("introspection"), file));
+    let status_list = file.status_list.as_ref();
+    let status_list =
+        status_list.map(|file| status_list::read(check, &at.key("status_list"), file, &issuer_id, limits));
+    let (status_list, status_lists) = status_list.unzip();
     let logout = file.backchannel_logout.clone().unwrap_or_default();
     let logout_audiences = logout.audiences.map(|list| {
         let at = at.key("backchannel_logout").key("audiences");
@@ -222,9 +235,13 @@ fn issuer(
         algorithms,
         revocable_by_email: false,
         revocable_by_text: false,
+        status_list,
         keys: loaded,
     };
-    Some(IssuerConfig { trusted, keys, introspection })
+    let publisher = file.publish_status_list.as_ref().and_then(|file| {
+        status_list::publisher(check, &at.key("publish_status_list"), file, trusted.names().cloned().collect())
+    });
+    Some(IssuerConfig { trusted, keys, introspection, status_lists, publisher: publisher.map(Arc::new) })
 }
 
 fn dpop(file: &DpopFile) -> DpopPolicy {

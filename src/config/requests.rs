@@ -194,16 +194,8 @@ fn payload(check: &mut Check<'_>, at: &KeyPath, file: &PayloadFile) -> Payload {
     let signer = file.sign.as_ref().and_then(|file| {
         let at = at.key("sign");
         let ttl = *file.ttl;
-        let (path, pem) = check.pem_file(&at.key("key_file"), &file.key_file, "PRIVATE KEY");
-        let signer = PayloadSigner::from_pem(&String::from_utf8(pem?).ok()?, ttl).map(Arc::new);
-        if signer.is_err() {
-            let file = path.display();
-            check.fault(
-                &at.key("key_file"),
-                format!("the file {file} must have a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits, such as `openssl genpkey -algorithm ed25519` makes"),
-            );
-        }
-        signer.ok()
+        let read = |pem: &str| PayloadSigner::from_pem(pem, ttl).map(Arc::new);
+        check.signing_key(&at.key("key_file"), &file.key_file, read)
     });
     let is_transaction = file.profile == ProfileFile::TxnToken;
     if is_transaction && file.sign.is_none() {

@@ -8,7 +8,7 @@ use prometheus::IntCounterVec;
 
 use crate::authz::claims::IssuerName;
 use crate::clock;
-use crate::config::{self, Config, KeySource, LogDecisions, Store};
+use crate::config::{self, Config, IssuerConfig, KeySource, LogDecisions, Store};
 use crate::metrics::Metrics;
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
@@ -16,6 +16,7 @@ use crate::sources::jwks::KeySettings;
 use crate::sources::ledger::{Adopt, AdoptedKeys, EmbeddedLedger, Redis, RedisConfig, RedisLedger, RevocationLedger};
 use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
+use crate::sources::status_lists::StatusListSettings;
 use crate::state::admin_key::AdminKeys;
 use crate::state::{DecisionLog, Policy, State};
 use crate::traces::Traces;
@@ -48,6 +49,8 @@ pub fn policy(config: &Config) -> Policy {
     };
     let admin_keys = AdminKeys::new(config.admin_keys.clone());
     let transmitters = config.transmitters.iter().map(|transmitter| Arc::new(transmitter.trusted.clone())).collect();
+    let publisher = |issuer: &IssuerConfig| Some((issuer.trusted.name.clone(), issuer.publisher.clone()?));
+    let publishers = config.issuers.iter().filter_map(publisher).collect();
     Policy {
         authorizer: config.authorizer(),
         responder: config.responder(),
@@ -58,6 +61,7 @@ pub fn policy(config: &Config) -> Policy {
         max_waiting: config.limits.waiting_decisions,
         kept_answers: config.kept_answers,
         accept_loss: config.revocation.accept_loss,
+        publishers,
     }
 }
 
@@ -101,6 +105,11 @@ pub fn introspectors(config: &Config, known: &Introspectors, asked: &IntCounterV
         Some((&issuer.trusted.name, settings))
     });
     asked_about.map(introspector).collect::<anyhow::Result<Vec<_>>>().map(Introspectors::new)
+}
+
+/// How the status lists of each issuer are fetched, where they are read.
+pub fn status_list_settings(config: &Config) -> impl Iterator<Item = (&IssuerName, &StatusListSettings)> {
+    config.issuers.iter().filter_map(|issuer| Some((&issuer.trusted.name, issuer.status_lists.as_ref()?)))
 }
 
 /// The webhook for presented revoked tokens.

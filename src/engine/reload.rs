@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::assemble;
 use super::source::Source;
+use super::status_lists;
 use super::tls::Tls;
 use crate::api::event_source::events;
 use crate::authz::claims::IssuerName;
@@ -25,6 +26,7 @@ use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::sources::names::Conflict;
 use crate::sources::signals::{Receiver, Verdict};
+use crate::sources::status_lists::{StatusListSource, StatusListSources};
 use crate::state::State;
 
 /// How often watched files are looked at. Polling sees a ConfigMap's symlink swap on every file system.
@@ -47,6 +49,7 @@ pub(super) struct Reload {
     receivers: Vec<Arc<Receiver>>,
     /// The streams of transmitters that are not configured any more are being deleted.
     farewells: JoinSet<()>,
+    status_lists: Vec<Arc<StatusListSource>>,
     state: Arc<State>,
     tls: Option<Arc<Tls>>,
 }
@@ -56,6 +59,7 @@ struct Next {
     files: Files,
     introspectors: Introspectors,
     receivers: Vec<Arc<Receiver>>,
+    status_lists: Vec<Arc<StatusListSource>>,
     fetched: Vec<KeySource>,
 }
 
@@ -81,9 +85,11 @@ impl Reload {
         let watched = config.watched_files().clone();
         let receivers = assemble::receivers(config, &state.metrics, &[])?;
         state.set_receivers(receivers.clone());
+        let status_lists = status_lists::sources(config, &[], &state)?;
+        state.set_status_sources(StatusListSources::new(status_lists.clone()));
         let started_with = Arc::new(config.clone());
         let farewells = JoinSet::new();
-        Ok(Self { source, wanted, watched, started_with, sources, receivers, farewells, state, tls })
+        Ok(Self { source, wanted, watched, started_with, sources, receivers, farewells, status_lists, state, tls })
     }
 
     /// Fetches keys and watches for changes until `stop`.
@@ -155,8 +161,9 @@ impl Reload {
         self.keeps_revocations(&files.config).await?;
         let introspectors = assemble::introspectors(&files.config, &known, &self.state.metrics.introspections)?;
         let receivers = assemble::receivers(&files.config, &self.state.metrics, &self.receivers)?;
+        let status_lists = status_lists::sources(&files.config, &self.status_lists, &self.state)?;
         let fetched = fetched(&files.config)?;
-        Ok(Next { files, introspectors, receivers, fetched })
+        Ok(Next { files, introspectors, receivers, status_lists, fetched })
     }
 
     /// Refuses a configuration under which live revocations may no longer apply.
@@ -177,7 +184,7 @@ impl Reload {
 
     /// Replaces the policy and the sources in force; a decision uses either only the old or only the new ones.
     fn put_in_force(&mut self, next: Next) {
-        let Next { files, introspectors, receivers, fetched } = next;
+        let Next { files, introspectors, receivers, status_lists, fetched } = next;
         let Files { config, warnings, later, certificates } = files;
         log_warnings(&warnings, &self.source.name());
         if !later.is_empty() {
@@ -205,6 +212,8 @@ impl Reload {
         policy.responder = policy.responder.replacing(&old.responder, clock::now());
         // The introspection clients are replaced before the policy that uses them.
         self.state.set_introspectors(introspectors);
+        self.state.set_status_sources(StatusListSources::new(status_lists.clone()));
+        self.status_lists = status_lists;
         self.state.set_keys(KeySources::new(sources.clone()));
         self.state.set_policy(policy);
         self.sources = sources;
@@ -231,6 +240,10 @@ impl Reload {
         for source in &self.sources {
             let (source, state) = (source.clone(), self.state.clone());
             fetchers.spawn(async move { source.run(|issuer, update| publish(&state, issuer, update)).await });
+        }
+        for source in &self.status_lists {
+            let (source, state) = (source.clone(), self.state.clone());
+            fetchers.spawn(async move { status_lists::keep(&source, &state).await });
         }
         for receiver in &self.receivers {
             let (receiver, state) = (receiver.clone(), self.state.clone());

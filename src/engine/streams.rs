@@ -30,7 +30,11 @@ pub(super) async fn keep(state: Arc<State>, patience: Duration, drain: Cancellat
                     state.share_secret(secret);
                 }
             }
-            _ = tick.tick() => state.streams().sweep(clock::now(), state.replica.freshness().age(Steady::now())),
+            _ = tick.tick() => {
+                let (now, at) = (clock::now(), Steady::now());
+                state.streams().sweep(now, state.replica.freshness().age(at));
+                state.end_streams_of_stale_lists(now, at);
+            }
         }
     }
     // Connections accept no more requests: a client that reconnects reaches another instance.

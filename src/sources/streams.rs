@@ -10,6 +10,7 @@
 
 mod cause;
 mod index;
+mod status;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -123,7 +124,8 @@ impl LiveStreams {
     ) -> Result<LiveStream, Cause> {
         let mut inner = self.lock();
         let stale_after_ms = stale_after.map(|age| u32::try_from(age.as_millis()).unwrap_or(u32::MAX));
-        let slot = Slot { issued_at: facts.issued_at, stale_after_ms, ..Slot::default() };
+        let status_index = facts.status.as_ref().map(|status| status.index).unwrap_or_default();
+        let slot = Slot { issued_at: facts.issued_at, stale_after_ms, status_index, ..Slot::default() };
         let stream = self.place(&mut inner, slot)?;
         if let Some(bound) = stale_after_ms {
             inner.strictest = Some(inner.strictest.map_or(bound, |strictest| strictest.min(bound)));
@@ -131,7 +133,9 @@ impl LiveStreams {
         let issuer = &facts.issuer;
         let keys = facts.targets.iter().cloned().map(Key::Target);
         let keys = keys.chain([Key::Target(Target::issuer(issuer.clone())), Key::Second(ends_at.as_secs_ceil())]);
-        for key in keys.chain(facts.key.map(|key| Key::Verified(issuer.clone(), key))) {
+        let keys = keys.chain(facts.key.map(|key| Key::Verified(issuer.clone(), key)));
+        let list = facts.status.as_ref().map(|status| Key::StatusList(issuer.clone(), status.uri.clone()));
+        for key in keys.chain(list) {
             inner.index.enter(stream.slot, key);
         }
         inner.index.slots[stream.slot as usize].links.shrink_to_fit();

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub struct Waits {
     pub keys: Waiting,
     pub introspection: Waiting,
+    pub status_lists: Waiting,
     pub store: Waiting,
     pub verification: Waiting,
     /// Held by the one of them whose signature is verified.

@@ -41,6 +41,13 @@ pub async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts
     facts(&checks, token).await
 }
 
+/// A stream with these facts, once it is open.
+pub async fn open_stream(here: &Doorward, facts: &Facts) -> Call {
+    let mut stream = call(here, vec![opening(facts)]).await;
+    is_open(&mut stream).await;
+    stream
+}
+
 async fn is_open(stream: &mut Call) {
     let first = stream.first().await;
     assert!(matches!(first, Response::RequestHeaders(_)), "{first:?}");

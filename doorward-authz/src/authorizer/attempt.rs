@@ -88,7 +88,7 @@ impl<'a> Attempt<'a> {
     fn meets(&mut self, token: &VerifiedToken) -> Result<bool, Stop> {
         let client = self.authorizer.api_keys.check(self.request, self.rule.api_key, self.now)?;
         self.evidence.api_client = self.evidence.api_client.take().or_else(|| client.map(|key| key.id.clone()));
-        let stale = self.check_revocation(token)?;
+        let stale = self.check_revocation(token)? | self.check_status(token)?;
         let issuer = self.authorizer.issuer_named(token.issuer()).ok_or(Denial::UnknownIssuer)?;
         self.check_requirements(issuer, token)?;
         Ok(stale)
@@ -270,7 +270,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Keeps the detail of the first refusal for the log.
-    fn refused(&mut self, refusal: Refusal) -> Denial {
+    pub(super) fn refused(&mut self, refusal: Refusal) -> Denial {
         self.evidence.detail = self.evidence.detail.take().or(refusal.detail);
         refusal.denial
     }
@@ -285,9 +285,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Refuses a revoked token and, with `list: allow`, an unregistered one; `Ok(true)` as [`Self::check_revocation`].
+    /// Refuses a revoked token, one that its issuer's status list refuses and, with `list: allow`, an unregistered one;
+    /// `Ok(true)` as [`Self::check_revocation`].
     fn check_lists(&mut self, token: &VerifiedToken) -> Result<bool, Stop> {
-        let stale = self.check_revocation(token)?;
+        let stale = self.check_revocation(token)? | self.check_status(token)?;
         if self.authorizer.freshness.allow_list {
             self.check_registration(token)?;
         }

@@ -75,6 +75,8 @@ pub enum Needs {
     Introspection(IssuerName),
     /// The store's entries for this token's targets.
     Lookup(VerifiedToken),
+    /// The status list at this URI: it is not stored, or is stale, or ends before the token's place.
+    StatusList { issuer: IssuerName, uri: Arc<str> },
     /// Whether this proof was used before; from now on it is.
     Spending(Box<VerifiedProof>),
     /// A turn to verify a signature.
@@ -83,7 +85,7 @@ pub enum Needs {
 
 impl Needs {
     /// The number of kinds: the most that one request can need.
-    pub const KINDS: usize = 5;
+    pub const KINDS: usize = 6;
 
     /// The refusal if it cannot be fetched.
     #[must_use]
@@ -91,6 +93,7 @@ impl Needs {
         match self {
             Self::Keys { refusal, .. } => *refusal,
             Self::Introspection(_) => Denial::IntrospectionUnavailable,
+            Self::StatusList { .. } => Denial::RevocationsStale,
             Self::Lookup(_) | Self::Spending(_) => Denial::StoreUnavailable,
             Self::Verification => Denial::Overloaded,
         }

@@ -6,6 +6,7 @@ use crate::claims::Timestamp;
 use crate::dpop::{Spending, VerifiedProof};
 use crate::introspection::IntrospectionResponse;
 use crate::revocation::{Hit, RevocationIndex};
+use crate::status_list::StatusLists;
 
 /// The view of the revocations that a decision is made with.
 #[derive(Clone, Copy)]
@@ -22,6 +23,12 @@ pub struct View<'a> {
     pub answer: Option<StoreAnswer>,
     /// The issuer's response about this very token, new or cached.
     pub introspection_response: Option<&'a IntrospectionResponse>,
+    /// The stored status lists; `None`: there can be none.
+    pub status_lists: Option<&'a StatusLists>,
+    /// The monotonic clock by which lists grow old.
+    pub uptime: Duration,
+    /// Whether the status list that this request needs was fetched; `None` before that was tried.
+    pub status_list: Option<ListFetch>,
     /// Whether a token that was not seen before may be verified now.
     pub verification: Verification,
     /// The proof of this very request, and whether it was used before.
@@ -39,6 +46,9 @@ impl<'a> View<'a> {
             keys: None,
             answer: None,
             introspection_response: None,
+            status_lists: None,
+            uptime: Duration::ZERO,
+            status_list: None,
             verification: Verification::Allowed,
             proof: None,
         }
@@ -62,6 +72,15 @@ pub enum KeyFetch {
     /// The authorizer now has the issuer's current keys.
     Fetched,
     /// The provider was not asked, or did not answer in time: the token's key may be a new one.
+    Failed,
+}
+
+/// The end of an attempt to fetch a status list for one request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListFetch {
+    /// The list is the published one.
+    Fetched,
+    /// It was not asked for, or did not come in time, or cannot be accepted.
     Failed,
 }
 

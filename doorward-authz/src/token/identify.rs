@@ -14,6 +14,7 @@ use crate::issuer_id::user_of_tenant;
 use crate::jwks::Key;
 use crate::refusal::Refusal;
 use crate::revocation::{Kind, Target, TargetId};
+use crate::status_list::StatusReference;
 
 /// The user, the session and the client that a token names.
 pub(crate) struct Named {
@@ -42,6 +43,10 @@ impl TrustedIssuer {
             .iter()
             .find_map(|path| path.find(&claims))
             .and_then(|email| if let Value::String(email) = email { Some(email) } else { None });
+        let status = match &self.status_list {
+            Some(policy) => StatusReference::read(&claims, policy)?.map(Box::new),
+            None => None,
+        };
         let jti = text(&claims, "jti")?;
         if jti.as_deref() == Some("") {
             return Err(Refusal::invalid("jti", "empty text", "text"));
@@ -85,6 +90,7 @@ impl TrustedIssuer {
             email: email.map(Into::into),
             actors: named.actors.into_iter().map(|actor| actor.id.into()).collect(),
             confirmation,
+            status,
             targets: targets.into(),
             kept: Cached::default(),
         }))

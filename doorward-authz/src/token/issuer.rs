@@ -15,6 +15,7 @@ use crate::issuer_id::IssuerId;
 use crate::jwks::{Algorithm, Jwks};
 use crate::refusal::{Refusal, Shown};
 use crate::revocation::{Clocks, Hit, Kind, Lead, Origin, Revocation, RevocationIndex, TargetId, Watermark};
+use crate::status_list::StatusListPolicy;
 use crate::token_use::TokenUse;
 
 /// A trusted issuer, and the required form of its tokens.
@@ -51,6 +52,8 @@ pub struct TrustedIssuer {
     pub seen: Seen,
     /// Whether another service revokes tokens by the digest of their text (`adopt`).
     pub revocable_by_text: bool,
+    /// `None`: what its tokens say about their status is not read.
+    pub status_list: Option<StatusListPolicy>,
     /// `None` until they were loaded once.
     pub keys: Option<Jwks>,
 }

@@ -39,6 +39,7 @@ fn issuer(leeway: u64, max_lifetime: u64) -> TrustedIssuer {
         lead: Lead::default(),
         seen: Seen::default(),
         revocable_by_text: false,
+        status_list: None,
         keys: None,
     }
 }

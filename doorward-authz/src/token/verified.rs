@@ -8,6 +8,7 @@ use crate::confirmation::Confirmation;
 use crate::encoded::{Cached, Encoded};
 use crate::jwks::KeyDigest;
 use crate::revocation::{Kind, Target};
+use crate::status_list::StatusReference;
 
 /// A token that an issuer we trust signed for us, or vouched for when asked, in form and in time.
 ///
@@ -31,6 +32,7 @@ pub(super) struct Facts {
     /// The current one first.
     pub(super) actors: Box<[Box<str>]>,
     pub(super) confirmation: Option<Box<Confirmation>>,
+    pub(super) status: Option<Box<StatusReference>>,
     pub(super) targets: Box<[Target]>,
     pub(super) kept: Cached<Encoded<Vec<String>>>,
 }
@@ -119,6 +121,12 @@ impl VerifiedToken {
         self.0.confirmation.as_deref()
     }
 
+    /// The place of its status in a list; `None` for a token without one, or of an issuer whose lists are not read.
+    #[must_use]
+    pub fn status(&self) -> Option<&StatusReference> {
+        self.0.status.as_deref()
+    }
+
     /// This token, bound as its issuer's response requires.
     #[must_use]
     pub(crate) fn bound_by(self, confirmation: Confirmation) -> Self {
@@ -158,7 +166,11 @@ impl VerifiedToken {
         let rest = [size_of::<Facts>(), facts.token_id.len(), targets, facts.claims.bytes(), kept].map(allocated);
         let confirmation = facts.confirmation.as_ref().map_or(0, |confirmation| allocated(confirmation.bytes()));
         let actors = facts.actors.iter().map(|actor| allocated(actor.len()) + size_of::<Box<str>>()).sum::<usize>();
-        named + ids + actors + confirmation + rest.iter().sum::<usize>()
+        let status = facts
+            .status
+            .as_ref()
+            .map_or(0, |status| allocated(size_of::<StatusReference>()) + allocated(status.uri.len() + 16));
+        named + ids + actors + confirmation + status + rest.iter().sum::<usize>()
     }
 
     /// The target that registers this token, for `list: allow`.

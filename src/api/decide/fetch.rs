@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Deciding, Query};
-use crate::authz::authorizer::{KeyFetch, Needs, StoreAnswer, Verification, View};
+use crate::authz::authorizer::{KeyFetch, ListFetch, Needs, StoreAnswer, Verification, View};
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
 use crate::authz::dpop::{ReplayPolicy, Spending, VerifiedProof};
@@ -19,6 +19,7 @@ pub(super) struct Fetched {
     keys: Option<KeyFetch>,
     answer: Option<StoreAnswer>,
     introspection_response: Option<Arc<IntrospectionResponse>>,
+    status_list: Option<ListFetch>,
     proof: Option<(Box<VerifiedProof>, Spending)>,
     verification: Verification,
 }
@@ -41,6 +42,7 @@ impl Fetched {
             keys: self.keys,
             answer: self.answer,
             introspection_response: self.introspection_response.as_deref(),
+            status_list: self.status_list,
             verification: self.verification,
             proof: self.proof.as_ref().map(|(proof, spending)| (&**proof, *spending)),
             ..state.view()
@@ -76,6 +78,9 @@ impl<'a> Deciding<'a> {
             }
             Needs::Introspection(issuer) => {
                 self.fetched.introspection_response = Some(self.introspect(&issuer, by).await);
+            }
+            Needs::StatusList { issuer, uri } => {
+                self.fetched.status_list = Some(self.fetch_status_list(&issuer, &uri, by).await);
             }
             Needs::Lookup(token) => self.fetched.answer = Some(self.look_up(&token, by).await),
             Needs::Spending(proof) => {
@@ -126,6 +131,14 @@ impl<'a> Deciding<'a> {
         });
         let nothing = || Arc::new(IntrospectionResponse { issuer: issuer.clone(), state: TokenState::Unavailable });
         asked.await.ok().flatten().unwrap_or_else(nothing)
+    }
+
+    /// Waits for a status list, which every later decision finds.
+    async fn fetch_status_list(&self, issuer: &IssuerName, uri: &Arc<str>, by: Deadline) -> ListFetch {
+        let state = self.query.state;
+        let sources = state.status_sources();
+        let fetched = self.within(&state.waits.status_lists, by, sources.fetch(issuer, uri));
+        if fetched.await.unwrap_or(false) { ListFetch::Fetched } else { ListFetch::Failed }
     }
 
     /// Looks a token up in the store, in one round trip.

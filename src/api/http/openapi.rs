@@ -86,7 +86,10 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
     const POSITION: &str = "1780315200000-0";
     let (asked, answered) = match (path, has_body) {
         ("/readyz", _) => (None, Some(json!({"ready": true, "missing": []}))),
-        ("/jwks.json", _) => (None, Some(json!({"keys": []}))),
+        ("/jwks.json" | "/status-lists/{issuer}/jwks.json", _) => (None, Some(json!({"keys": []}))),
+        ("/status-lists/{issuer}/index", _) => {
+            (None, Some(json!({"uri": "https://gateway.example.com/status-lists/main", "idx": 12_018_094})))
+        }
         ("/.well-known/oauth-protected-resource", _) => {
             let servers = json!(["https://auth.example.com"]);
             (None, Some(json!({"resource": "https://api.example.com", "authorization_servers": servers})))

@@ -30,6 +30,7 @@ pub(super) enum Error {
     KeysUnavailable,
     StoreUnavailable,
     NotTaken,
+    NotCurrent,
     TimedOut,
 }
 
@@ -66,6 +67,9 @@ impl Error {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "The change is not stored")
             }
             Self::NotTaken => ("not-taken", StatusCode::SERVICE_UNAVAILABLE, "The change could not be applied"),
+            Self::NotCurrent => {
+                ("not-current", StatusCode::SERVICE_UNAVAILABLE, "The view of the revocations is not current")
+            }
             Self::TimedOut => ("timed-out", StatusCode::SERVICE_UNAVAILABLE, "The response took too long"),
         }
     }

@@ -53,6 +53,11 @@ section! {
         pub backchannel_logout: Option<BackchannelLogoutFile> = None,
         /// Introspects tokens at the issuer (RFC 7662); off by default.
         pub introspection: Option<IntrospectionFile> = None,
+        /// Reads the status of tokens in the lists that the issuer publishes (Token Status List); off by default.
+        pub status_list: Option<StatusListFile> = None,
+        /// Publishes a list of this issuer's tokens that are revoked here, for verifiers that do not ask Doorward; off by
+        /// default.
+        pub publish_status_list: Option<PublishStatusListFile> = None,
         /// Whether the sender of a token must prove possession of the key or certificate in `cnf`.
         pub proof: ProofFile = ProofFile::default(),
         /// The settings for DPoP proofs (RFC 9449).
@@ -270,6 +275,55 @@ section! {
         pub insecure: bool = false,
         /// The CA that signed the certificate of the endpoint, PEM; by default the CAs of the system.
         pub ca_file: Option<String> = None,
+    }
+}
+
+section! {
+    /// Token Status Lists (draft-ietf-oauth-status-list): what `status.status_list` of a token refers to.
+    pub struct StatusListFile {
+        /// Where lists may be fetched beside the issuer's own origin: the beginnings of their URIs, each with a `/` at its
+        /// end.
+        #[schemars(example = ["https://cdn.example.com/status/"], extend("x-shown" = "location"))]
+        pub prefixes: Vec<String> = Vec::new(),
+        /// The longest time between two fetches of a list; shorter if its `ttl` or `exp` requires it.
+        #[schemars(transform = Within("1s", "1d"))]
+        pub refresh: Span = Span::seconds(60),
+        /// The age from which a list is stale, and `on_stale` decides about its tokens; so it does when a list has expired.
+        #[schemars(transform = Within("1s", "30d"))]
+        pub max_stale: Span = Span::seconds(300),
+        /// The timeout of one fetch, body included.
+        #[schemars(transform = Within("100ms", "1m"))]
+        pub timeout: Span = Span::seconds(5),
+        /// The status values of tokens that are accepted; 1 (INVALID) cannot be one.
+        pub valid: Vec<u8> = vec![0],
+        /// The status values of tokens that are refused as `suspended`; every other value refuses as `revoked`.
+        pub suspended: Vec<u8> = vec![2],
+        /// Allows plain http to other hosts than this one.
+        pub insecure: bool = false,
+        /// The CA that signed the certificates of the servers of lists, PEM; by default those of the system.
+        pub ca_file: Option<String> = None,
+    }
+}
+
+section! {
+    /// A status list of the tokens that are revoked here, served at `/status-lists/NAME`.
+    #[schemars(transform = Required(&["uri", "key_file"]))]
+    pub struct PublishStatusListFile {
+        /// Where verifiers fetch it: the `uri` of tokens and the `sub` of the list.
+        #[schemars(example = "https://gateway.example.com/status-lists/main", extend("x-shown" = "location"))]
+        pub uri: String = String::new(),
+        /// The private key that signs it, PEM (PKCS #8); its public half is served at `/status-lists/NAME/jwks.json`.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub key_file: String = String::new(),
+        /// The number of indexes, a power of two. The more there are, the fewer tokens share one.
+        #[schemars(range(min = 1024, max = 134_217_728))]
+        pub entries: u32 = 16_777_216,
+        /// The time for which verifiers may keep it.
+        #[schemars(transform = Within("2s", "1d"))]
+        pub ttl: Span = Span::seconds(60),
+        /// The time after which they must not use it.
+        #[schemars(transform = Within("2s", "30d"))]
+        pub lifetime: Span = Span::seconds(600),
     }
 }
 

@@ -37,8 +37,8 @@ section! {
         /// it. Requests beyond it are refused.
         #[schemars(range(min = 1_048_576, max = 4_294_967_296_u64), extend("x-restart" = true))]
         pub buffered_bytes: usize = 33_554_432,
-        /// The most decisions that wait at once for keys, and the same number each for introspection and for the store.
-        /// Further ones are refused at once with 503; decisions that need not wait are always made.
+        /// The most decisions that wait at once for keys, and the same number each for introspection, for status lists
+        /// and for the store. Further ones are refused at once with 503; decisions that need not wait are always made.
         #[schemars(range(min = 1, max = 65_536))]
         pub waiting_decisions: usize = 1024,
         /// The largest CheckRequest, in bytes. Envoy sends up to 60 KiB of headers, and request bodies if configured.
@@ -105,6 +105,12 @@ section! {
         /// The most concurrent requests to an introspection endpoint.
         #[schemars(range(min = 1, max = 65_536))]
         pub introspection_waiting: usize = 256,
+        /// The largest status list that is read, in bytes when decompressed: 16,777,216 tokens at one bit each.
+        #[schemars(range(min = 1024, max = 67_108_864))]
+        pub status_list_bytes: usize = 2_097_152,
+        /// The most stored status lists of one issuer. Tokens of a further list are refused with 503.
+        #[schemars(range(min = 1, max = 10_000))]
+        pub status_lists: usize = 64,
         /// The most logout tokens, security events and OAuth requests that are processed at once; further ones are
         /// refused with 429.
         #[schemars(range(min = 1, max = 65_536), extend("x-restart" = true))]

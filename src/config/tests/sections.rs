@@ -76,6 +76,41 @@ fn issuers() {
         "6: issuers[0].keys.jwks_url",
         "must not have a fragment",
     );
+    let list = |members: &str, begins: &str, says: &str| {
+        check_issuer(&[("status_list", members)], &format!("7: issuers[0].status_list.{begins}"), says);
+    };
+    let normal = "must be scheme, host and path in normal form with a `/` at the end, without query";
+    list("{prefixes: ['https://cdn.test/lists']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://cdn.test']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://CDN.test/']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://cdn.test/a/../']}", "prefixes[0]", normal);
+    list("{prefixes: ['https://cdn.test/?list=/']}", "prefixes[0]", normal);
+    list("{prefixes: ['http://cdn.test/']}", "prefixes[0]", "must be https (or set `insecure: true`");
+    list("{valid: [0, 1]}", "valid", "must not contain 1 (INVALID): such tokens are revoked");
+    list("{suspended: [2, 0]}", "suspended", "must not contain 0, which is among `valid`");
+    list("{valid: [256]}", "valid[0]", "must be a whole number from 0 to 255");
+    let publish = |members: &str, begins: &str, says: &str| {
+        let members = format!("{{key_file: sign-p256.pem, {members}}}");
+        check_issuer(
+            &[("publish_status_list", &members)],
+            &format!("7: issuers[0].publish_status_list.{begins}"),
+            says,
+        );
+    };
+    publish("uri: 'http://gw.test/status-lists/main'", "uri", "must be https");
+    publish(&format!("uri: 'https://gw.test/{}'", "x".repeat(255)), "uri", "must have at most 255 bytes");
+    publish("uri: 'https://gw.test/1', entries: 1025", "entries", "must be a power of two");
+    publish("uri: 'https://gw.test/1', ttl: 10m", "lifetime", "must be at least twice `ttl`");
+    check_issuer(
+        &[("publish_status_list", "{uri: 'https://gw.test/1', key_file: sign-p384.pem}")],
+        "7: issuers[0].publish_status_list.key_file",
+        "must have a PKCS #8 key of EC P-256",
+    );
+    check_issuer(
+        &[("issuer", "shop"), ("status_list", "{}")],
+        "7: issuers[0].status_list.prefixes",
+        "must not be empty where `issuer` is not a URL",
+    );
     check_issuer(
         &[("keys", "{discovery: true}"), ("issuer", "shop")],
         "6: issuers[0].keys.discovery",

@@ -8,6 +8,8 @@ use crate::authz::revocation::Origin;
 pub enum Cause {
     SignedOut,
     Revoked,
+    /// The status list of its issuer suspends its token.
+    Suspended,
     /// Its token has expired, leeway included.
     Expired,
     /// The key that verified its token is not published or configured any more.
@@ -16,7 +18,7 @@ pub enum Cause {
     KeysUnavailable,
     /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
     IssuerRemoved,
-    /// The view of the revocations is older than its rule allows.
+    /// The view of the revocations, or the status list of its issuer, is older than its rule allows.
     Stale,
     /// This process shuts down.
     Draining,
@@ -29,9 +31,10 @@ pub enum Cause {
 }
 
 impl Cause {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::SignedOut,
         Self::Revoked,
+        Self::Suspended,
         Self::Expired,
         Self::KeyWithdrawn,
         Self::KeysUnavailable,
@@ -49,6 +52,7 @@ impl Cause {
         match self {
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
             Self::Expired => "expired",
             Self::KeyWithdrawn => "key_withdrawn",
             Self::KeysUnavailable => "keys_unavailable",
@@ -67,6 +71,7 @@ impl Cause {
         Ok(match self {
             Self::SignedOut => Denial::SignedOut,
             Self::Revoked => Denial::Revoked,
+            Self::Suspended => Denial::Suspended,
             Self::Expired => Denial::Expired,
             Self::KeyWithdrawn => Denial::UnknownKey,
             Self::KeysUnavailable => Denial::KeysUnavailable,

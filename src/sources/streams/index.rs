@@ -1,5 +1,5 @@
-//! The index of streams: by every target that can revoke their tokens, by the second in which these expire, and by the
-//! key that verified them.
+//! The index of streams: by every target that can revoke their tokens, by the second in which these expire, by the key
+//! that verified them, and by the status list that has their status.
 
 use std::collections::BTreeSet;
 use std::hash::BuildHasher;
@@ -26,6 +26,8 @@ pub(super) struct Index {
     pub(super) seconds: BTreeSet<i64>,
     /// The keys that verified the tokens of streams.
     pub(super) keys: BTreeSet<(IssuerName, KeyDigest)>,
+    /// The status lists of the tokens of streams.
+    pub(super) status_lists: BTreeSet<(IssuerName, Arc<str>)>,
     hasher: DefaultHashBuilder,
 }
 
@@ -34,6 +36,8 @@ pub(super) struct Slot {
     pub(super) signal: Option<Arc<Signal>>,
     pub(super) issued_at: Option<Timestamp>,
     pub(super) stale_after_ms: Option<u32>,
+    /// In the status list of its token, if there is one.
+    pub(super) status_index: u32,
     pub(super) links: Vec<Link>,
 }
 
@@ -57,6 +61,8 @@ pub(super) enum Key {
     Second(i64),
     /// The streams of this issuer whose tokens this key verified.
     Verified(IssuerName, KeyDigest),
+    /// The streams of this issuer whose tokens have their place in the status list at this URI.
+    StatusList(IssuerName, Arc<str>),
 }
 
 impl Key {
@@ -65,7 +71,8 @@ impl Key {
         match self {
             Self::Target(target) if target.issuer == *old => Some(Self::Target(target.clone().under(new.clone()))),
             Self::Verified(issuer, key) if issuer == old => Some(Self::Verified(new.clone(), *key)),
-            Self::Target(_) | Self::Verified(..) | Self::Second(_) => None,
+            Self::StatusList(issuer, uri) if issuer == old => Some(Self::StatusList(new.clone(), uri.clone())),
+            Self::Target(_) | Self::Verified(..) | Self::StatusList(..) | Self::Second(_) => None,
         }
     }
 }
@@ -127,6 +134,7 @@ impl Index {
         match &key {
             Key::Second(second) => drop(self.seconds.insert(*second)),
             Key::Verified(issuer, key) => drop(self.keys.insert((issuer.clone(), *key))),
+            Key::StatusList(issuer, uri) => drop(self.status_lists.insert((issuer.clone(), uri.clone()))),
             Key::Target(_) => {}
         }
         let hash = self.hasher.hash_one(&key);
@@ -156,6 +164,7 @@ impl Index {
             match key {
                 Key::Second(second) => drop(self.seconds.remove(second)),
                 Key::Verified(issuer, key) => drop(self.keys.remove(&(issuer.clone(), *key))),
+                Key::StatusList(issuer, uri) => drop(self.status_lists.remove(&(issuer.clone(), uri.clone()))),
                 Key::Target(_) => {}
             }
             if let Ok(place) = self.places.find_entry(self.hasher.hash_one(key), |at| *at == link.list) {

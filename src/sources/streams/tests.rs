@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use super::index::{Link, List};
 use super::*;
 use crate::authz::revocation::{Origin, RevocationIndex, TargetId};
+use crate::authz::status_list::StatusReference;
 
 const NEVER: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -19,7 +20,7 @@ fn target(kind: Kind, id: &str) -> Target {
 fn facts(token: &str, user: &str, iat: i64) -> StreamFacts {
     let targets = [target(Kind::Token, token), target(Kind::User, user), target(Kind::Key, "k")];
     let issued_at = Some(Timestamp::from_secs(iat));
-    StreamFacts { issuer: issuer(), key: None, issued_at, expires_at: NEVER, targets: targets.into() }
+    StreamFacts { issuer: issuer(), key: None, issued_at, expires_at: NEVER, targets: targets.into(), status: None }
 }
 
 fn revocation(target: Target, watermark: Watermark) -> Revocation {
@@ -118,6 +119,31 @@ fn keys_and_issuers_go_with_their_streams() {
     assert_eq!((ended(&first), ended(&vouched)), (Some(Cause::KeyWithdrawn), None));
     streams.remove_issuer(&issuer());
     assert_eq!(ended(&vouched), Some(Cause::IssuerRemoved));
+}
+
+#[test]
+fn a_status_list_ends_the_streams_at_its_places() {
+    let (streams, uri) = (Arc::<LiveStreams>::default(), Arc::<str>::from("https://idp.test/1"));
+    let at = |index: u32, stale_after| {
+        let status = Some(StatusReference { uri: uri.clone(), index });
+        streams.open(&StreamFacts { status, ..facts("t", "u", 1) }, NEVER, stale_after).unwrap()
+    };
+    let [revoked, suspended, strict] = [1, 2, 3].map(|index| at(index, Some(Duration::from_secs(9))));
+    let (lenient, without) = (at(3, None), open(&streams, "a", "u", 1));
+    assert_eq!(streams.status_lists(), [(issuer(), uri.clone())]);
+    streams.check_status_list(&issuer(), &uri, |index| match index {
+        1 => Some(Cause::Revoked),
+        2 => Some(Cause::Suspended),
+        _ => None,
+    });
+    let causes = [&revoked, &suspended, &strict, &lenient, &without].map(ended);
+    assert_eq!(causes, [Some(Cause::Revoked), Some(Cause::Suspended), None, None, None]);
+    let renamed = IssuerName::parse("new").unwrap();
+    streams.rename_issuer(&issuer(), &renamed);
+    streams.end_stale_status_list(&renamed, &uri);
+    assert_eq!([&strict, &lenient, &without].map(ended), [Some(Cause::Stale), None, None]);
+    streams.check_status_list(&renamed, &uri, |_| Some(Cause::Revoked));
+    assert_eq!(streams.status_lists(), []);
 }
 
 #[test]

@@ -21,6 +21,7 @@ const REASONS = {
   missing_claim: 'A claim that the configuration requires is missing.',
   invalid_claim: 'A claim has a value that cannot be used.',
   revoked: 'The token is revoked. A client still presents it.',
+  suspended: 'The status list of the issuer suspends the token, and may lift that.',
   signed_out: 'The user has signed out. A client still presents the token.',
   revocations_stale: 'The view of the revocations is too old: see the fleet.',
   store_unavailable: 'The store did not answer in time.',
