@@ -143,7 +143,7 @@ impl ServerArgs {
             let client =
                 self.tls.client(patience.unwrap_or_default() + GRACE)?.build().context("build the HTTP client")?;
             let request = client.request(method.clone(), url.clone());
-            let request = body.into_iter().fold(request, |request, body| request.json(body));
+            let request = body.into_iter().fold(request, reqwest::RequestBuilder::json);
             let request = request.bearer_auth(key.expose_secret());
             let response = match patience.filter(|_| body.is_some()) {
                 Some(patience) if std::io::stderr().is_terminal() => while_waiting(request.send(), patience).await,

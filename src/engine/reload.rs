@@ -249,7 +249,8 @@ impl Reload {
             let (receiver, state) = (receiver.clone(), self.state.clone());
             let name = receiver.name().clone();
             fetchers.spawn(async move {
-                receiver.run(&state.replica, |id, set| take(state.clone(), name.clone(), id, set)).await;
+                let take = |id, set| take(state.clone(), name.clone(), id, set);
+                Box::pin(receiver.run(&state.replica, take)).await; // A large future.
             });
         }
     }

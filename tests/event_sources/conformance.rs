@@ -167,7 +167,7 @@ async fn plan(push: bool, auth: Auth) {
     match auth {
         Auth::Fixed => assert_eq!(grants, json!([])),
         Auth::Basic => {
-            assert_eq!(grants, json!([{"method": "basic", "scope": "ssf.read ssf.manage", "audience": null}]))
+            assert_eq!(grants, json!([{"method": "basic", "scope": "ssf.read ssf.manage", "audience": null}]));
         }
         Auth::Post => assert_eq!(grants, json!([{"method": "post", "scope": null, "audience": "urn:ssf"}])),
     }

@@ -22,11 +22,11 @@ impl Fixture {
         let accept = ("accept", "application/json, text/event-stream");
         let (bearer, length) = (format!("Bearer {token}"), length.to_string());
         let more = [accept, ("host", "gw.test"), ("authorization", &bearer), ("content-length", &length)];
-        let fields: String = headers.iter().chain(&more).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let fields: Vec<_> = headers.iter().chain(&more).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let exchange = async {
             let mut stream = TcpStream::connect(self.envoy.address).await.unwrap();
             let mut sent = self.received().await;
-            let head = format!("POST /mcp HTTP/1.1\r\n{fields}\r\n");
+            let head = format!("POST /mcp HTTP/1.1\r\n{}\r\n", fields.concat());
             for piece in std::iter::once(head.as_str()).chain(pieces.iter().copied()) {
                 if stream.write_all(piece.as_bytes()).await.is_err() {
                     break; // It is refused already.
@@ -171,11 +171,11 @@ async fn other_methods_than_those_of_the_transport_call_no_tool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_on_trial_refuses_nothing_and_hides_nothing() {
-    let rules = r#"
+    let rules = r"
 rules:
   - {name: trial, match: {path_prefix: /mcp, mcp: {tools: [pay_rent]}}, require: {scopes: [pay]}, enforce: false}
   - {name: mcp, match: {path_prefix: /mcp}, require: {scopes: [mcp]}}
-"#;
+";
     let Some(fixture) = Fixture::with(rules, |text| text).await else { return };
     let (mcp, none) = (fixture.tokens.with(serde_json::json!({"scope": "mcp"})), fixture.tokens.of("alice"));
     let json = "application/json";

@@ -97,16 +97,15 @@ impl CheckContext<'_> {
         let claims = token.map(UnverifiedToken::unverified_claims);
         let header = token.map(UnverifiedToken::header);
         match step {
-            Check::Rule => match self.request.rule {
-                Some(named) => {
-                    (self.policy.authorizer.rules.iter().map(|rule| rule.name.to_string()).collect(), json!(named))
+            Check::Rule => {
+                if let Some(named) = self.request.rule {
+                    let known = self.policy.authorizer.rules.iter().map(|rule| rule.name.to_string());
+                    return (known.collect(), json!(named));
                 }
-                None => {
-                    let refused = self.refused.and_then(Denial::check) == Some(Check::Rule);
-                    let detail = self.decision.evidence.detail.as_deref().filter(|_| refused);
-                    (Value::Null, json!(detail.unwrap_or(&self.decision.rule.name)))
-                }
-            },
+                let refused = self.refused.and_then(Denial::check) == Some(Check::Rule);
+                let detail = self.decision.evidence.detail.as_deref().filter(|_| refused);
+                (Value::Null, json!(detail.unwrap_or(&self.decision.rule.name)))
+            }
             Check::ApiKey => self.api_key(),
             Check::Token => (
                 json!("a signed JWT"),

@@ -50,13 +50,11 @@ impl Receiver {
         store.note_signal(&self.id, &note(Some(deleted.text()))).await?;
         let done = async {
             let endpoints = self.endpoints(settings).await?;
-            let id = match record.stream_id {
-                Some(id) => Some(id),
-                None => {
-                    let found = self.find(settings, &endpoints).await?;
-                    found.and_then(|stream| stream["stream_id"].as_str().map(str::to_owned))
-                }
-            };
+            let mut id = record.stream_id;
+            if id.is_none() {
+                let found = self.find(settings, &endpoints).await?;
+                id = found.and_then(|stream| stream["stream_id"].as_str().map(str::to_owned));
+            }
             if let Some(id) = &id {
                 self.delete_stream(settings, &endpoints, id).await?;
             }
