@@ -403,8 +403,7 @@ fn hidden_rules() {
     let two = |first: &str, second: &str, says: &str| {
         check(&format!("rules:\n- {{name: a, {first}}}\n- {{name: b, {second}}}"), "4: rules[1]", says);
     };
-    let (unprotected, unreached) =
-        ("is unprotected: the rule `a` before it", "is never reached: the rule `a` before it");
+    let (unprotected, unreached) = ("is not protected: the earlier rule `a`", "is never reached: the earlier rule `a`");
     two("match: {path_prefix: /}, access: public", "match: {path_prefix: /admin}", unprotected);
     two("match: {path_prefix: /a}, enforce: false", "match: {path: /a/b}", unprotected);
     two("match: {hosts: ['*.a.test']}, access: optional", "match: {path: /x, hosts: [b.a.test]}", unprotected);
