@@ -266,10 +266,10 @@ fn a_match_that_fits_nothing_is_a_fault() {
     // An earlier rule that takes everything of a later one, or its protection.
     let pay = "{methods: [tools/call], tools: [pay]}";
     for (first, more, then, fault) in [
-        ("{methods: [\"tools/*\"]}", "access: public", pay, "is unprotected"),
-        ("{tools: [\"*\"]}", "access: public", pay, "is unprotected"),
+        ("{methods: [\"tools/*\"]}", "access: public", pay, "is not protected"),
+        ("{tools: [\"*\"]}", "access: public", pay, "is not protected"),
         ("{tools: [\"p*\", q]}", "require: {scopes: [s]}", "{tools: [q]}", "is never reached"),
-        ("{methods: [tools/call]}", "enforce: false", pay, "is unprotected"),
+        ("{methods: [tools/call]}", "enforce: false", pay, "is not protected"),
         ("{methods: [\"*\"]}", "require: {scopes: [s]}", pay, "is never reached"),
         ("{tools: [pay]}", "access: public", "{tools: [\"p*\"]}", ""),
         ("{methods: [tools/list]}", "access: public", pay, ""),

@@ -141,6 +141,8 @@ struct Instance {
     is_current: bool,
     /// Its configuration was held against the notes of names; without that it does not serve.
     is_named: bool,
+    /// The names that its process has had in force before, less those that a checked configuration replaced.
+    past: u8,
     /// It does not reach the store.
     is_cut: bool,
     /// Its lease has run out, and a receipt is given without it.
@@ -239,6 +241,7 @@ impl Model for Clocks {
             standing: Standing::Old,
             is_current: true,
             is_named: true,
+            past: 0,
             is_cut: false,
             has_lapsed: false,
             may_serve: true,
@@ -428,6 +431,7 @@ impl Clocks {
                 *at = Instance {
                     is_current: false,
                     is_named,
+                    past: 0,
                     known: None,
                     forgotten: i8::MIN,
                     has_refused: false,
@@ -458,13 +462,18 @@ impl Clocks {
             Act::Rename { instance, to } => {
                 spend(&mut fleet.left.renames)?;
                 let at = fleet.instances[instance];
+                let mut past = at.past;
                 if at.is_named {
                     self.may_stand(fleet, instance, to).then_some(())?;
                     fleet.store.note(to);
+                    past |= at.standing.names(); // Names that were never in force have changed nothing.
+                    if to != Standing::Nowhere {
+                        past &= to.names();
+                    }
                 } else if self.has(Fault::UncheckedSupersedes) && to != Standing::Nowhere {
                     fleet.store.names = to.names();
                 }
-                fleet.instances[instance].standing = to;
+                (fleet.instances[instance].standing, fleet.instances[instance].past) = (to, past);
             }
             Act::FarId => {
                 spend(&mut fleet.left.far_ids)?;

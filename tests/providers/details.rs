@@ -89,12 +89,8 @@ async fn a_refusal_names_the_claim_what_was_found_and_what_is_accepted() {
         ),
         (json!({"exp": month, "iat": null}), "lifetime_too_long", vec!["`exp` - now is".into()]),
         (json!({"iat": now() + 500}), "not_yet_valid", vec!["`iat` is".into(), "`leeway` is 30 s".into()]),
-        (
-            json!({"typ": "ID"}),
-            "wrong_type",
-            vec!["typ says that it is an ID token".into(), "accept: [access, id]".into()],
-        ),
-        (json!({"token_use": "refresh"}), "wrong_type", vec!["token_use says that it is a refresh token".into()]),
+        (json!({"typ": "ID"}), "wrong_type", vec!["typ marks it as an ID token".into(), "accept: [access, id]".into()]),
+        (json!({"token_use": "refresh"}), "wrong_type", vec!["token_use marks it as a refresh token".into()]),
     ]
     .into_iter()
     .enumerate()

@@ -43,7 +43,8 @@ impl Clocks {
     pub(super) fn may_stand(&self, fleet: &Fleet, at: usize, to: Standing) -> bool {
         let (instance, names) = (fleet.instances[at], to.names());
         let by_last_step = self.has(Fault::RenamesByTheLastStep);
-        let noted = if by_last_step { instance.standing.names() } else { fleet.store.names };
+        let own = instance.standing.names();
+        let noted = if by_last_step { own } else { fleet.store.names | instance.past | own };
         if to == Standing::Nowhere || noted & !names == 0 || self.has(Fault::RenamesInSilence) {
             return true;
         }
