@@ -127,6 +127,7 @@ pub(super) fn down(receivers: &[Arc<Receiver>]) -> Vec<(String, &'static str)> {
     params(("name" = String, Path, description = "The name of the transmitter, such as `signals.1`."), DeleteQuery),
     responses(
         (status = 200, description = "Deleted, or there was none.", body = Deleted),
+        (status = 400, description = "A parameter is not valid.", body = ProblemDetails, content_type = "application/problem+json"),
         MayRevoke,
         (status = 404, description = "No transmitter with this name has a stream.", body = ProblemDetails, content_type = "application/problem+json"),
         (status = 503, description = "The transmitter or the store did not delete it.", body = ProblemDetails, content_type = "application/problem+json"),
