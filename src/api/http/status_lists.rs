@@ -84,6 +84,7 @@ pub(super) async fn list(
 /// The token whose index is asked for.
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Token {
     /// The `jti` of the token.
     token_id: String,
