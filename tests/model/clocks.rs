@@ -468,7 +468,7 @@ impl Clocks {
                     fleet.store.note(to);
                     past |= at.standing.names(); // Names that were never in force have changed nothing.
                     if to != Standing::Nowhere {
-                        past &= to.names();
+                        past = 0; // What it does not have is replaced, and what it has is its own.
                     }
                 } else if self.has(Fault::UncheckedSupersedes) && to != Standing::Nowhere {
                     fleet.store.names = to.names();

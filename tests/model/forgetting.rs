@@ -146,8 +146,8 @@ fn it_holds_with_dates_that_instances_tell() {
 
 #[test]
 fn it_holds_with_names_that_change() {
-    holds("renamed in three steps", renamed(3));
-    holds("renamed in three steps, by id", by_id(renamed(3)));
+    holds("renamed in two steps, a restart", renamed(2));
+    holds("renamed in two steps, a restart, by id", by_id(renamed(2)));
     let lasting = Clocks { left: Left { renames: 3, ..NONE }, ..alike() };
     holds("renamed in three steps, a clock, no restart", set(1, FAR, lasting));
 }
