@@ -82,6 +82,7 @@ pub(super) struct Deleted {
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct DeleteQuery {
     /// Set up another stream afterwards.
     #[serde(default)]
