@@ -58,7 +58,7 @@ struct Events {
     unmapped: u64,
     /// Applied by an email address, while no token verified here had named one.
     unseen: u64,
-    /// Signed by the transmitter, and refused.
+    /// Signed by the transmitter or polled from it, and refused.
     refused: u64,
 }
 
