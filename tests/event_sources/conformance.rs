@@ -327,7 +327,7 @@ async fn a_stream_whose_id_cannot_be_read_is_not_created_again_at_once() {
     let (_, how) = delivery(false, Auth::Fixed, "");
     let edge = transmitter.edge(&how, "").await;
     edge.doorward.logs("no `stream_id` of 1 to 1024 bytes").await;
-    assert!(edge.doorward.logged("pause=60s"));
+    assert!(edge.doorward.logged("\"pause\":\"60s\""));
     assert_eq!((&transmitter.state()["created"], edge.doorward.metric(UP).await), (&json!(1), Some(0.0)));
 }
 

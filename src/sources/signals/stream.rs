@@ -114,7 +114,9 @@ impl Receiver {
         let stream = self.read(settings, &endpoints, &id).await?.unwrap_or(stream);
         if let Err(fault) = self.check_owner(&stream) {
             if is_new && self.delete_stream(settings, &endpoints, &id).await.is_err() {
-                return Err(SignalError::Created("the new stream is of another issuer or audience, and was not deleted"));
+                return Err(SignalError::Created(
+                    "the new stream is of another issuer or audience, and was not deleted",
+                ));
             }
             return Err(fault);
         }
