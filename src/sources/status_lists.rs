@@ -457,7 +457,9 @@ mod tests {
             if due.is_empty() {
                 break;
             }
-            due.iter().for_each(|uri| ends(&source, uri, uri.contains("good")));
+            for uri in &due {
+                ends(&source, uri, uri.contains("good"));
+            }
         }
         assert!(dead.iter().all(|uri| source.schedule()[uri].standing == Standing::NeverLoaded));
         // From now on one request hangs for ever; the good ones have the others in turn.
