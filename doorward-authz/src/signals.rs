@@ -73,6 +73,8 @@ pub enum EventOutcome {
     },
     StreamUpdated {
         status: StreamStatus,
+        /// When its token was issued.
+        at: Timestamp,
         stream: StreamName,
     },
     /// The event does not concern tokens, or is unknown.
@@ -218,7 +220,7 @@ impl Transmitter {
             }
             Some(Effect::StreamUpdated) => {
                 let status = StreamStatus::parse(event.get("status").and_then(Value::as_str).unwrap_or_default());
-                return Ok(EventOutcome::StreamUpdated { status, stream: stream() });
+                return Ok(EventOutcome::StreamUpdated { status, at: token.issued_at, stream: stream() });
             }
             Some(effect @ (Effect::Session | Effect::User)) => effect,
         };

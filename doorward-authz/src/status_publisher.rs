@@ -39,19 +39,22 @@ impl StatusPublisher {
         index_of(token, self.entries)
     }
 
-    /// The list of now, signed. Takes time linear in the number of revocations. `None` if it cannot be signed.
+    /// The list of an index that has every revocation until `complete_until`, signed. Takes time linear in the number of
+    /// revocations. `None` if it cannot be signed.
+    ///
+    /// It is dated by that time, not by the clock: of the lists of two instances, verifiers keep the newer one.
     ///
     /// It has what revokes single tokens. What revokes a session, a user, a client, a key, an actor or everything cannot
     /// be expressed by indexes, because the tokens that it covers are not known here.
     #[must_use]
-    pub fn publish(&self, index: &RevocationIndex, now: Timestamp) -> Option<String> {
+    pub fn publish(&self, index: &RevocationIndex, complete_until: Timestamp) -> Option<String> {
         let targets = index.revocations().map(|revocation| revocation.target);
         let tokens = targets.filter(|target| target.kind == Kind::Token && self.names.contains(&target.issuer));
         let list = StatusList::of_invalid(self.entries, tokens.map(|target| self.index_of(&target.id)));
         let claims: Map<String, Value> = [
             ("sub", json!(self.uri)),
-            ("iat", json!(now.as_secs())),
-            ("exp", json!(now.plus(self.lifetime).as_secs())),
+            ("iat", json!(complete_until.as_secs())),
+            ("exp", json!(complete_until.plus(self.lifetime).as_secs())),
             ("ttl", json!(self.ttl.as_secs())),
             ("status_list", list.to_claim()),
         ]

@@ -64,6 +64,15 @@ impl Refused {
         let lacks = matches!(self.refusal.denial, Denial::MissingClaim | Denial::InvalidClaim);
         self.refusal.detail.as_deref().filter(|_| lacks && self.issuer.is_some())
     }
+
+    /// Whether the message is known to be its signer's: the refusal is that of a claim, which is read after the signature.
+    fn is_signed(&self) -> bool {
+        let is_of_claim = matches!(
+            self.refusal.denial,
+            Denial::MissingClaim | Denial::InvalidClaim | Denial::WrongAudience | Denial::Expired | Denial::NotYetValid
+        );
+        is_of_claim && self.issuer.is_some()
+    }
 }
 
 impl<T: Into<Refusal>> From<T> for Refused {
@@ -144,14 +153,18 @@ pub(super) fn transmitter(
     polled: Option<&IssuerName>,
 ) -> Result<Arc<Transmitter>, Refusal> {
     let issuer = token.unverified_issuer()?;
-    let mut theirs = policy.transmitters.iter().filter(|from| from.issuer == issuer).peekable();
-    if theirs.peek().is_none() {
+    let theirs: Vec<_> = policy.transmitters.iter().filter(|from| from.issuer == issuer).collect();
+    if theirs.is_empty() {
         let known = policy.transmitters.iter().map(|from| &from.issuer);
         let found = format_args!("`iss` is {}; transmitters: {}", Shown(&issuer), List(known));
         return Err(Refusal::new(Denial::UnknownIssuer, found));
     }
-    let fits = |from: &&Arc<Transmitter>| polled.map_or_else(|| from.is_named_by(token), |name| from.name == *name);
-    theirs.find(fits).cloned().ok_or_else(|| Denial::WrongAudience.into())
+    // The only one is it in any case: it verifies the audience after the signature.
+    let is_it = |from: &Transmitter| match polled {
+        Some(name) => from.name == *name,
+        None => theirs.len() == 1 || from.is_named_by(token),
+    };
+    theirs.iter().find(|from| is_it(from)).map(|from| Arc::clone(from)).ok_or_else(|| Denial::WrongAudience.into())
 }
 
 /// Logs why a message is refused.

@@ -101,6 +101,14 @@ pub fn is_secure(url: &str) -> bool {
     url.scheme() == "https" || (url.scheme() == "http" && loopback)
 }
 
+/// Checks a URL that a document names, such as an endpoint of metadata: what was read by https leads to https alone, not
+/// even to plain http on this host, where the document's author could reach what only this host can. `insecure` allows
+/// any.
+pub fn check_named(document: &str, url: &str, insecure: bool) -> Result<(), HttpError> {
+    let is_https = |url: &str| reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "https");
+    if !insecure && is_https(document) && !is_https(url) { Err(HttpError::Downgrade) } else { Ok(()) }
+}
+
 /// A successful response, read whole.
 #[derive(Debug)]
 pub struct Response {
@@ -121,6 +129,8 @@ impl Response {
 pub enum HttpError {
     #[error("https is required (or `insecure: true`)")]
     Insecure,
+    #[error("a document that was read by https names a URL of plain http (or set `insecure: true`)")]
+    Downgrade,
     #[error("request failed")]
     Request(#[source] reqwest::Error),
     #[error("no answer within {0:?}")]
@@ -171,5 +181,26 @@ impl fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_read_by_https_does_not_lead_to_plain_http() {
+        let [https, http] = ["https://idp.test/x", "http://127.0.0.1:9901/quitquitquit"];
+        for (document, url, insecure, is_right) in [
+            (https, https, false, true),
+            (https, http, false, false),
+            ("HTTPS://idp.test", "HTTP://localhost/", false, false),
+            (https, "relative", false, false),
+            (https, http, true, true),
+            (http, http, false, true),
+            (http, https, false, true),
+        ] {
+            assert_eq!(check_named(document, url, insecure).is_ok(), is_right, "{document} {url}");
+        }
     }
 }

@@ -11,7 +11,7 @@ use reqwest::header::{CACHE_CONTROL, HeaderMap};
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
-use super::http::{Authorities, Chain, Client, HttpError, Redirects, send};
+use super::http::{Authorities, Chain, Client, HttpError, Redirects, check_named, send};
 use super::retry::Backoff;
 use crate::authz::claims::IssuerName;
 use crate::authz::jwks::{Algorithm, Jwks, JwksError, LeftOut, without_mark};
@@ -325,6 +325,8 @@ impl KeySource {
                 };
                 let (configuration, _) = self.read_url(&url).await?;
                 let jwks_uri = jwks_uri(&configuration, issuer).map_err(|reason| FetchError::Discovery(url, reason))?;
+                let named = check_named(issuer, &jwks_uri, self.settings.insecure);
+                named.map_err(|error| FetchError::Http(jwks_uri.clone(), error))?;
                 let (document, max_age) = self.read_url(&jwks_uri).await?;
                 (jwks_uri, document, max_age)
             }

@@ -100,8 +100,13 @@ enum SignalError {
     Token(#[source] HttpError),
     #[error("read the metadata of the authorization server")]
     Metadata(#[source] HttpError),
+    #[error("answer not understood: not JSON")]
+    NotJson,
     #[error("answer not understood: {0}")]
     Answer(&'static str),
+    /// A stream was created that cannot be used.
+    #[error("answer not understood: {0}")]
+    Created(&'static str),
     #[error(transparent)]
     Store(#[from] LedgerError),
 }
@@ -312,7 +317,7 @@ async fn parsed(request: RequestBuilder, timeout: Duration) -> Result<Option<Val
     if body.is_empty() {
         return Ok(None);
     }
-    serde_json::from_slice(without_mark(&body)).map(Some).map_err(|_| SignalError::Answer("not JSON"))
+    serde_json::from_slice(without_mark(&body)).map(Some).map_err(|_| SignalError::NotJson)
 }
 
 /// 128 bits of SHA-256 in hex.

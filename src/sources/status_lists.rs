@@ -67,11 +67,41 @@ struct Entry {
     due: Instant,
     began: Option<Instant>,
     is_running: bool,
-    /// Whether the last fetch brought the list.
-    succeeded: bool,
+    /// Whether a decision waits for the next fetch.
+    is_awaited: bool,
+    standing: Standing,
     backoff: Backoff,
     /// Counts the completed fetches.
     done: watch::Sender<u64>,
+}
+
+/// What the fetches of a list have shown, from the lists that are fetched first to those that are fetched last.
+///
+/// A server that does not answer holds a request for its whole timeout. So the lists of a standing have one request at
+/// once less than those of the standing before: however many of them do not answer, the others are fetched.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Standing {
+    /// The last fetch brought it.
+    Loaded,
+    New,
+    /// The last fetch failed, an earlier one brought it.
+    Lost,
+    /// No fetch has brought it.
+    NeverLoaded,
+}
+
+impl Standing {
+    const ALL: [Self; 4] = [Self::Loaded, Self::New, Self::Lost, Self::NeverLoaded];
+
+    /// The most requests to one issuer at once for lists of this standing and of those behind it.
+    const fn most(self) -> usize {
+        match self {
+            Self::Loaded => MAX_FETCHES,
+            Self::New => MAX_FETCHES - 1,
+            Self::Lost => MAX_FETCHES - 2,
+            Self::NeverLoaded => MAX_FETCHES - 3,
+        }
+    }
 }
 
 impl Entry {
@@ -83,7 +113,8 @@ impl Entry {
             due: Instant::now(),
             began: None,
             is_running: false,
-            succeeded: false,
+            is_awaited: false,
+            standing: Standing::New,
             backoff: Backoff::new(BACKOFF),
             done: watch::Sender::new(0),
         }
@@ -106,8 +137,10 @@ pub enum Taken {
     Rejected(String),
 }
 
-/// The pauses after a failed fetch: doubled from the first to the longest.
-const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(30)];
+/// The pauses after a failed fetch: doubled from the first to the longest, which is that of a list that was never loaded.
+const BACKOFF: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(300)];
+/// The longest pause after a failed fetch of a list that was loaded before, within the configured interval.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A failure that has lasted for about this time is a warning.
 const LASTING: Duration = Duration::from_secs(4);
 /// The shortest refresh interval, independent of `ttl`, within the configured one.
@@ -142,17 +175,22 @@ impl StatusListSource {
     /// Fetches a list because a decision needs it, and waits for it. At once where it was fetched a moment ago, or its
     /// server is left alone for a while after a failure: whether the last fetch brought it.
     pub async fn fetch(&self, uri: &Arc<str>) -> bool {
-        if let Some(mut done) = self.want(uri) {
+        if let Some(mut done) = self.ask(uri, true) {
             let done = tokio::time::timeout(self.settings.timeout, done.changed()).await;
             if !matches!(done, Ok(Ok(()))) {
                 return false;
             }
         }
-        self.schedule().get(uri).is_some_and(|entry| entry.succeeded)
+        self.schedule().get(uri).is_some_and(|entry| entry.standing == Standing::Loaded)
     }
 
-    /// Asks for a fetch without waiting; `None` if there will be none now.
-    pub fn want(&self, uri: &Arc<str>) -> Option<watch::Receiver<u64>> {
+    /// Asks for a fetch without waiting for it.
+    pub fn want(&self, uri: &Arc<str>) {
+        self.ask(uri, false);
+    }
+
+    /// Asks for a fetch; `None` if there will be none now.
+    fn ask(&self, uri: &Arc<str>, is_awaited: bool) -> Option<watch::Receiver<u64>> {
         let mut schedule = self.schedule();
         if !schedule.contains_key(uri) && !self.has_room(&mut schedule) {
             return None;
@@ -162,12 +200,17 @@ impl StatusListSource {
         if !entry.is_running {
             let now = Instant::now();
             let cooldown = COOLDOWN.min(self.settings.refresh);
-            let is_recent = entry.succeeded && entry.began.is_some_and(|began| now < began + cooldown);
-            let pauses = !entry.succeeded && entry.began.is_some() && entry.due > now;
-            if is_recent || pauses {
+            let is_recent = entry.began.is_some_and(|began| now < began + cooldown);
+            let is_held_back = match entry.standing {
+                Standing::Loaded => is_recent,
+                Standing::New => false,
+                Standing::Lost | Standing::NeverLoaded => entry.due > now,
+            };
+            if is_held_back {
                 return None;
             }
-            entry.due = now;
+            entry.due = entry.due.min(now); // One that is due already keeps its place.
+            entry.is_awaited |= is_awaited;
             self.wake.notify_one();
         }
         Some(entry.done.subscribe())
@@ -217,12 +260,12 @@ impl StatusListSource {
             // An earlier run may have been cancelled in a fetch.
             schedule.values_mut().for_each(|entry| entry.is_running = false);
             for (uri, _) in self.lists.of(&self.issuer) {
-                schedule.entry(uri).or_insert_with(Entry::new);
+                schedule.entry(uri).or_insert_with(|| Entry { standing: Standing::Loaded, ..Entry::new() });
             }
         }
         let mut running = FuturesUnordered::new();
         loop {
-            let (due, next) = self.take_due(MAX_FETCHES - running.len(), &allows);
+            let (due, next) = self.take_due(&allows);
             running.extend(due.into_iter().map(|uri| self.get(uri)));
             tokio::select! {
                 Some((uri, response)) = running.next(), if !running.is_empty() => {
@@ -239,9 +282,10 @@ impl StatusListSource {
         }
     }
 
-    /// At most this many lists to fetch now, and when the next one is due. What is not used any more, or may not be
-    /// fetched any more, is dropped.
-    fn take_due(&self, most: usize, allows: impl Fn(&str) -> bool) -> (Vec<Arc<str>>, Instant) {
+    /// The lists to fetch now, and when the next one is due: first those that a decision waits for, then by their standing,
+    /// then those that have been due for longest; each within the bound of its standing. What is not used any more, or may
+    /// not be fetched any more, is dropped.
+    fn take_due(&self, allows: impl Fn(&str) -> bool) -> (Vec<Arc<str>>, Instant) {
         let mut schedule = self.schedule();
         let (now, used, steady) = (Instant::now(), self.used(), Steady::now());
         let is_over = |uri: &Arc<str>, entry: &Entry| idle(entry, used.get(uri), steady) > UNUSED || !allows(uri);
@@ -250,16 +294,28 @@ impl StatusListSource {
         for uri in over {
             self.forget(&mut schedule, &uri);
         }
-        let mut due = Vec::new();
-        let mut next = now + LONGEST_SLEEP;
+        let mut running = Standing::ALL
+            .map(|standing| schedule.values().filter(|entry| entry.is_running && entry.standing >= standing).count());
+        let (mut waiting, mut next) = (Vec::new(), now + LONGEST_SLEEP);
         for (uri, entry) in schedule.iter_mut().filter(|(_, entry)| !entry.is_running) {
-            if entry.due > now {
+            if entry.due <= now {
+                waiting.push(((!entry.is_awaited, entry.standing, entry.due), uri.clone(), entry));
+            } else {
                 next = next.min(entry.due);
-            } else if due.len() < most {
-                entry.is_running = true;
-                entry.began = Some(now);
-                due.push(uri.clone());
-            } // Else it is taken when one of those in flight has ended.
+            }
+        }
+        waiting.sort_by_key(|(place, ..)| *place);
+        let mut due = Vec::new();
+        for ((_, standing, _), uri, entry) in waiting {
+            let has_room = |(of, running): (Standing, &usize)| of > standing || *running < of.most();
+            if !Standing::ALL.into_iter().zip(&running).all(has_room) {
+                continue; // It is taken when one of those in flight has ended.
+            }
+            for (of, running) in Standing::ALL.into_iter().zip(&mut running) {
+                *running += usize::from(of <= standing);
+            }
+            (entry.is_running, entry.began) = (true, Some(now));
+            due.push(uri);
         }
         (due, next)
     }
@@ -280,14 +336,14 @@ impl StatusListSource {
         let mut schedule = self.schedule();
         let Some(entry) = schedule.get_mut(uri) else { return };
         let refresh = self.settings.refresh;
-        let (succeeded, pause) = match taken {
+        let (standing, pause) = match taken {
             Taken::Stored { ttl, expires_at } => {
-                if entry.backoff.succeeded() || !entry.succeeded {
+                if entry.backoff.succeeded() || entry.standing != Standing::Loaded {
                     info!(issuer = %self.issuer, list = %uri, "status list loaded");
                 }
                 let interval = ttl.map_or(refresh, |ttl| ttl.max(SHORTEST_INTERVAL).min(refresh));
                 let left = expires_at.map_or(Duration::MAX, |at| at.since(clock::now()));
-                (true, interval.min(left.max(LEAST_BEFORE_END)))
+                (Standing::Loaded, interval.min(left.max(LEAST_BEFORE_END)))
             }
             Taken::Rejected(error) => {
                 let again = entry.backoff.failed();
@@ -296,11 +352,14 @@ impl StatusListSource {
                 } else {
                     warn!(issuer = %self.issuer, list = %uri, error, "status list not refreshed");
                 }
-                (false, refresh.min(again))
+                match entry.standing {
+                    Standing::Loaded | Standing::Lost => (Standing::Lost, again.min(LONGEST_PAUSE).min(refresh)),
+                    Standing::New | Standing::NeverLoaded => (Standing::NeverLoaded, again),
+                }
             }
         };
-        entry.succeeded = succeeded;
-        entry.is_running = false;
+        entry.standing = standing;
+        (entry.is_running, entry.is_awaited) = (false, false);
         entry.due = Instant::now() + pause;
         entry.done.send_modify(|done| *done += 1);
     }
@@ -344,5 +403,103 @@ impl StatusListSources {
             Some(source) => source.fetch(uri).await,
             None => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source() -> StatusListSource {
+        let settings = StatusListSettings {
+            refresh: Duration::from_secs(60),
+            timeout: Duration::from_secs(5),
+            max_bytes: 1 << 20,
+            max_lists: 64,
+            insecure: false,
+            authorities: None,
+        };
+        StatusListSource::new(IssuerName::parse("main").unwrap(), settings, Arc::default()).unwrap()
+    }
+
+    fn uri(of: &str, number: u32) -> Arc<str> {
+        format!("https://idp.test/{of}/{number}").into()
+    }
+
+    fn ends(source: &StatusListSource, uri: &Arc<str>, is_loaded: bool) {
+        let stored = Taken::Stored { ttl: None, expires_at: None };
+        source.settle(uri, if is_loaded { stored } else { Taken::Rejected("no answer".to_owned()) });
+    }
+
+    /// Makes every list due, in the order in which they would have been.
+    fn let_time_pass(source: &StatusListSource) {
+        let mut schedule = source.schedule();
+        let mut entries: Vec<_> = schedule.values_mut().collect();
+        entries.sort_by_key(|entry| entry.due);
+        let now = Instant::now();
+        for (place, entry) in (0..).zip(entries) {
+            entry.due = now - Duration::from_millis(1000 - place);
+        }
+    }
+
+    #[test]
+    fn lists_that_do_not_answer_leave_the_others_their_requests() {
+        let (source, all) = (source(), |_: &str| true);
+        let [good, dead] =
+            [("good", 6), ("dead", 50)].map(|(name, count)| (0..count).map(|n| uri(name, n)).collect::<Vec<_>>());
+        for uri in good.iter().chain(&dead) {
+            source.want(uri);
+        }
+        // Each is tried; new ones never have every request.
+        loop {
+            let (due, _) = source.take_due(all);
+            assert!(due.len() < MAX_FETCHES, "{due:?}");
+            if due.is_empty() {
+                break;
+            }
+            for uri in &due {
+                ends(&source, uri, uri.contains("good"));
+            }
+        }
+        assert!(dead.iter().all(|uri| source.schedule()[uri].standing == Standing::NeverLoaded));
+        // From now on one request hangs for ever; the good ones have the others in turn.
+        let mut fetched = HashMap::<Arc<str>, u32>::new();
+        for _ in 0..20 {
+            let_time_pass(&source);
+            for uri in &dead {
+                assert!(source.ask(uri, true).is_some());
+            }
+            for uri in source.take_due(all).0 {
+                *fetched.entry(uri.clone()).or_default() += 1;
+                if uri.contains("good") {
+                    ends(&source, &uri, true);
+                }
+            }
+        }
+        assert_eq!(dead.iter().filter(|uri| fetched.contains_key(*uri)).count(), 1);
+        assert!(good.iter().all(|uri| fetched.get(uri) == Some(&10)), "{fetched:?}");
+    }
+
+    #[test]
+    fn a_list_that_a_decision_waits_for_is_first_and_then_the_one_that_is_due_for_longest() {
+        let (source, all) = (source(), |_: &str| true);
+        let lists: Vec<_> = (0..8).map(|n| uri("new", n)).collect();
+        for (ago, uri) in (1..).zip(&lists) {
+            source.want(uri);
+            let mut schedule = source.schedule();
+            schedule.get_mut(uri).unwrap().due -= Duration::from_secs(ago);
+        }
+        assert!(source.ask(&lists[0], true).is_some());
+        let (due, _) = source.take_due(all);
+        assert_eq!(due, [&lists[0], &lists[7], &lists[6]].map(Clone::clone));
+        // A failure holds the next fetch back, for longer than `refresh` if there never was one that succeeded.
+        ends(&source, &lists[6], true);
+        for _ in 0..20 {
+            ends(&source, &lists[7], false);
+            ends(&source, &lists[6], false);
+        }
+        assert!(source.ask(&lists[7], true).is_none());
+        let left = |uri: &Arc<str>| source.schedule()[uri].due - Instant::now();
+        assert!(left(&lists[7]) > Duration::from_secs(290) && left(&lists[6]) <= LONGEST_PAUSE);
     }
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Edge;
 use super::transmitter::{CAEP, Transmitter, UP};
-use crate::api::{OPERATOR, READER, read};
+use crate::api::{OPERATOR, READER, read, send};
 use crate::support::doorward::run_with;
 use crate::support::eventually;
 
@@ -161,6 +161,9 @@ async fn plan(push: bool, auth: Auth) {
         assert_eq!(handled(&transmitter, id.as_str().unwrap()).await, code, "{what}: {changes} {tamper}");
     }
     assert_eq!(edge.reason(&beside).await, "ok");
+    // Pushed ones may be anybody's, unless their signature is right.
+    let refused = the_only(&edge).await["events"]["refused"].as_u64();
+    assert_eq!(refused, Some(if push { 3 } else { 6 }), "{what}");
 
     // The credentials, and the deletion.
     let grants = transmitter.state()["grants"].clone();
@@ -173,6 +176,9 @@ async fn plan(push: bool, auth: Auth) {
     }
     let (code, out, _) = command(&edge, &["status"]);
     assert!(code == 0 && out.contains("signals.1  enabled") && out.contains(&stream), "{out}");
+    let misspelt = format!("http://{}/v1/signals/signals.1?recrate=true", edge.doorward.http);
+    let refused = send(reqwest::Client::new().delete(misspelt).bearer_auth(OPERATOR)).await;
+    refused.is_problem(400, "invalid-parameter", None);
     let (code, out, error) = command(&edge, &["delete", "signals.1"]);
     assert_eq!(
         (code, out.as_str()),
@@ -278,6 +284,53 @@ async fn a_stream_of_another_issuer_is_not_used() {
     eventually("its own is used", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
 }
 
+/// Other receivers' streams stand beside Doorward's: it neither changes them, nor polls, nor deletes them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_of_another_audience_is_not_used() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    let other = |id: &str, aud: Value| {
+        let url = format!("http://127.0.0.1:{}/poll-of-others", transmitter.0.port);
+        let delivery = json!({"method": "urn:ietf:rfc:8936", "endpoint_url": url});
+        json!({"stream_id": id, "iss": transmitter.issuer(), "aud": aud, "delivery": delivery, "events_requested": []})
+    };
+    let others = ["other-receiver", "doorward/", "Doorward"].map(|aud| other(aud, json!(aud)));
+    let lists = [json!(["other-receiver", "x"]), Value::Null, json!(5)].map(|aud| other("listed", aud));
+    let others = [others, lists].concat();
+    transmitter.set(&json!({"others": others, "audience": ["other-receiver"]}));
+    let (_, how) = delivery(false, Auth::Fixed, "");
+    let edge = transmitter.edge(&how, "").await;
+    // One that was created for another audience is deleted again.
+    edge.doorward.logs("`aud` of the stream does not name the configured audience").await;
+    eventually("it is deleted", || async {
+        transmitter.state()["deleted"].as_array().is_some_and(|all| !all.is_empty())
+    })
+    .await;
+    assert!(the_only(&edge).await["problem"].as_str().unwrap().contains("`aud` of the stream"));
+    transmitter.set(&json!({"audience": ["x", "doorward"]}));
+    eventually("its own is used", || async { edge.doorward.metric(UP).await == Some(1.0) }).await;
+    let id = transmitter.state()["stream"]["stream_id"].clone();
+    assert_eq!(the_only(&edge).await["stream_id"], id);
+    let (code, _, error) = command(&edge, &["delete", "signals.1"]);
+    assert_eq!((code, transmitter.state()["deleted"].as_array().unwrap().last()), (0, Some(&id)), "{error}");
+    // Without a record it is to be found: there is none.
+    let (_, out, _) = command(&edge, &["delete", "signals.1"]);
+    assert_eq!(out, "there was no stream; it is not set up again\n");
+    let calls = transmitter.state()["calls"].clone();
+    assert!(!calls.as_array().unwrap().contains(&json!("PATCH /stream")), "{calls}");
+}
+
+/// Each attempt may leave a stream at the transmitter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_id_cannot_be_read_is_not_created_again_at_once() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    transmitter.set(&json!({"vague": true}));
+    let (_, how) = delivery(false, Auth::Fixed, "");
+    let edge = transmitter.edge(&how, "").await;
+    edge.doorward.logs("no `stream_id` of 1 to 1024 bytes").await;
+    assert!(edge.doorward.logged("\"pause\":\"60s\""));
+    assert_eq!((&transmitter.state()["created"], edge.doorward.metric(UP).await), (&json!(1), Some(0.0)));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_transmitter_says_of_the_stream_counts() {
     let Some(transmitter) = Transmitter::start() else { return };
@@ -304,6 +357,12 @@ async fn what_the_transmitter_says_of_the_stream_counts() {
     };
     for status in ["paused", "disabled"] {
         announce(status);
+        is(status, 0.0).await;
+        // One of ten minutes ago arrives late.
+        let late = json!({"sub_id": {"format": "opaque", "id": stream}, "iat": crate::support::tokens::now() - 600,
+            "events": {(format!("{SSF}stream-updated")): {"status": "enabled"}}});
+        let late = transmitter.command(&json!({"event": late}));
+        assert_eq!(handled(&transmitter, late.as_str().unwrap()).await, Value::Null);
         is(status, 0.0).await;
         let (code, text) = edge.doorward.get("/readyz").await;
         assert!(code == 200 && text.contains(&format!("signals.1 is {status}")), "{text}");

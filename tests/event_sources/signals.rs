@@ -290,7 +290,7 @@ async fn foreign_events_have_no_effect() {
             "unknown_issuer",
         ),
         ("for another audience", signed(json!({"aud": "other"})), "invalid_audience", "wrong_audience"),
-        ("for nobody", signed(json!({"aud": null})), "invalid_audience", "wrong_audience"),
+        ("for nobody", signed(json!({"aud": null})), "invalid_request", "missing_claim"),
         ("without a type", typed(None), "invalid_request", "wrong_type"),
         ("of type JWT", typed(Some("JWT")), "invalid_request", "wrong_type"),
         ("a logout token", typed(Some("logout+jwt")), "invalid_request", "wrong_type"),

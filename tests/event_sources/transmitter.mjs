@@ -32,6 +32,9 @@ const switches = {
   mute: false, // verification events are not sent
   mulish: false, // receivers may not change the status
   foreign: false, // created streams are of another issuer
+  audience: 'doorward', // of created streams
+  others: [], // streams that are listed before the receiver's
+  vague: false, // created streams are returned with a number as their id, and not listed
   wrong: null, // the next verification has another 'state' or 'subject'
   lifetime: 3600, // of tokens, in seconds
   withdrawn: false, // all tokens so far are refused from now on; becomes false
@@ -162,7 +165,7 @@ const server = createServer(async (request, response) => {
   const id = body?.stream_id ?? url.searchParams.get('stream_id');
   known.calls.push(`${request.method} ${url.pathname}${url.searchParams.has('stream_id') ? '?stream_id' : ''}`);
   if (url.pathname === '/stream' && request.method === 'GET' && id === null) {
-    return answer(200, known.stream ? [known.stream] : []);
+    return answer(200, [...switches.others, ...(known.stream ? [known.stream] : [])]);
   }
   if (url.pathname === '/stream' && request.method === 'POST') {
     if (supplies(body) || 'stream_id' in body) return answer(400, { error: 'not yours to set' });
@@ -173,8 +176,9 @@ const server = createServer(async (request, response) => {
       delivery.endpoint_url = at('/poll');
     }
     known.created += 1;
+    if (switches.vague) return answer(201, { stream_id: known.created, ...body });
     const iss = switches.foreign ? `${issuer()}/other` : issuer();
-    known.stream = { stream_id: randomUUID(), aud: 'doorward', ...body, iss, delivery };
+    known.stream = { stream_id: randomUUID(), aud: switches.audience, ...body, iss, delivery };
     return answer(201, known.stream);
   }
   if (id !== known.stream?.stream_id) return answer(404);

@@ -1,5 +1,7 @@
 //! What is revoked here, as a list for others.
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use doorward::authz::api_key::digest_of;
 use reqwest::header::IF_NONE_MATCH;
 use serde_json::{Value, json};
@@ -119,6 +121,28 @@ async fn a_doorward_reads_the_list_of_another() {
     revoke_token(&here, "first").await;
     eventually("the other one refuses it", async || reason(0).await == "revoked").await;
     assert_eq!(reason(1).await, "ok");
+}
+
+/// Of the lists of two instances, a verifier keeps the newer one: that of the instance whose view is newer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_is_dated_by_the_view_that_it_was_made_of() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("revocation: {{store: redis, max_staleness: 10m, redis: {{url: \"{}\"}}}}\n", redis.url());
+    let doorward = Doorward::start(&publishing(&tokens, "https://gateway.test/1", "sign-ed25519.pem", &store)).await;
+    let dates = async || {
+        let (status, list) = doorward.get("/status-lists/dev").await;
+        assert_eq!(status, 200, "{list}");
+        let claims = URL_SAFE_NO_PAD.decode(list.split('.').nth(1).unwrap()).unwrap();
+        let claims: Value = serde_json::from_slice(&claims).unwrap();
+        (claims["iat"].as_i64().unwrap(), claims["exp"].as_i64().unwrap())
+    };
+    eventually("it is of now", async || now() - dates().await.0 <= 3).await;
+    redis.signal("-STOP");
+    eventually("it is of the time up to which the view is complete", async || now() - dates().await.0 >= 6).await;
+    let (issued, ends) = dates().await;
+    assert_eq!(ends - issued, 600);
+    redis.signal("-CONT");
+    eventually("it is of now again", async || now() - dates().await.0 <= 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -121,32 +121,69 @@ impl Effect {
 /// Whether a change of a SCIM resource (RFC 9967 sections 2.4.2 and 2.4.3) takes its `active` away. A notice names the
 /// changed attributes without their values: that of `active` may be either, and tokens that end without need are
 /// issued again.
+///
+/// Names of attributes are case-insensitive (RFC 7643 section 2.1), and may be qualified by the URN of their schema (RFC
+/// 7644 section 3.10).
 fn deactivates(event: &Map<String, Value>) -> bool {
-    // Some directories write booleans as text.
-    let is_false = |value: &Value| match value {
-        Value::Bool(active) => !active,
-        Value::String(text) => text.eq_ignore_ascii_case("false"),
-        _ => false,
-    };
-    let member = |value: &Value| value.get("active").is_some_and(is_false);
-    let is_active = |path: &Value| path.as_str().is_some_and(|path| path.eq_ignore_ascii_case("active"));
-    let array = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    if array(event.get("attributes")).iter().any(is_active) {
+    let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
+    if list(member(event, "attributes")).iter().any(is_active) {
         return true;
     }
-    let Some(data) = event.get("data") else { return false };
-    let removes = |operation: &Value| {
-        let is = |name: &str| {
-            operation.get("op").and_then(Value::as_str).is_some_and(|written| written.eq_ignore_ascii_case(name))
-        };
-        let value = operation.get("value");
-        match operation.get("path") {
-            Some(path) if is_active(path) => is("remove") || value.is_some_and(is_false),
-            Some(_) => false,
-            None => value.is_some_and(member),
-        }
-    };
-    member(data) || array(data.get("Operations")).iter().any(removes)
+    let Some(data) = member(event, "data").and_then(Value::as_object) else { return false };
+    takes_active(data) || list(member(data, "Operations")).iter().filter_map(Value::as_object).any(removes_active)
+}
+
+/// The schema of users (RFC 7643 section 8.2).
+const USER: &str = "urn:ietf:params:scim:schemas:core:2.0:User";
+
+fn member<'a>(object: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
+    object.iter().find(|(written, _)| written.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+}
+
+fn is_active(path: &Value) -> bool {
+    path.as_str().is_some_and(|path| unqualified(path).eq_ignore_ascii_case("active"))
+}
+
+/// The name of an attribute without the schema of users; empty if it is the name of that schema.
+fn unqualified(path: &str) -> &str {
+    match path.split_at_checked(USER.len()) {
+        Some((schema, rest)) if schema.eq_ignore_ascii_case(USER) => rest.strip_prefix(':').unwrap_or(rest),
+        _ => path,
+    }
+}
+
+/// Whether one operation of a PATCH does.
+fn removes_active(operation: &Map<String, Value>) -> bool {
+    let is =
+        |name: &str| member(operation, "op").and_then(Value::as_str).is_some_and(|op| op.eq_ignore_ascii_case(name));
+    let value = member(operation, "value");
+    let takes = |value: &Value| value.as_object().is_some_and(takes_active);
+    match member(operation, "path") {
+        Some(path) if is_active(path) => is("remove") || value.is_some_and(is_false),
+        None | Some(Value::Null) => value.is_some_and(takes),
+        Some(path) => path.as_str().is_some_and(|path| unqualified(path).is_empty()) && value.is_some_and(takes),
+    }
+}
+
+/// Whether a resource, or a part of one, has an `active` that is not true. Any of several spellings decides.
+fn takes_active(resource: &Map<String, Value>) -> bool {
+    resource.iter().any(|(name, value)| match unqualified(name) {
+        "" => value.as_object().is_some_and(takes_active),
+        name => name.eq_ignore_ascii_case("active") && is_false(value),
+    })
+}
+
+/// Some directories write booleans as text, or as a list of objects with a `value`. `null` unassigns the attribute (RFC
+/// 7643 section 2.5).
+fn is_false(value: &Value) -> bool {
+    match value {
+        Value::Bool(active) => !active,
+        Value::String(text) => text.eq_ignore_ascii_case("false"),
+        Value::Null => true,
+        Value::Array(values) => values.iter().any(is_false),
+        Value::Object(object) => member(object, "value").is_some_and(is_false),
+        Value::Number(_) => false,
+    }
 }
 
 /// The time of the event: `event_timestamp` of CAEP, else `toe` of RFC 8417.
@@ -215,6 +252,8 @@ mod tests {
         check(&uri, json!({"current_level": "nist-aal1"}), Some(Effect::Nothing));
     }
 
+    const USER_ACTIVE: &str = "urn:ietf:params:scim:schemas:core:2.0:User:active";
+
     #[test]
     fn a_scim_resource_that_is_no_longer_active_ends_tokens() {
         for uri in ["urn:ietf:params:scim:event:prov:delete", "urn:ietf:params:SCIM:event:prov:deactivate"] {
@@ -229,6 +268,20 @@ mod tests {
             (operation(json!({"op": "remove", "path": "active"})), true),
             (operation(json!({"op": "replace", "path": "active", "value": true})), false),
             (operation(json!({"op": "replace", "path": "title", "value": {"active": false}})), false),
+            (operation(json!({"op": "replace", "path": USER_ACTIVE, "value": false})), true),
+            (operation(json!({"op": "remove", "path": USER_ACTIVE.to_uppercase()})), true),
+            (operation(json!({"op": "replace", "path": "urn:example:2.0:Other:active", "value": false})), false),
+            (operation(json!({"op": "replace", "value": {"Active": false}})), true),
+            (operation(json!({"OP": "replace", "Value": {USER_ACTIVE: "FALSE"}})), true),
+            (operation(json!({"op": "replace", "value": {USER: {"active": false}}})), true),
+            (operation(json!({"op": "replace", "path": USER, "value": {"active": false}})), true),
+            (operation(json!({"op": "Replace", "path": "active", "value": [{"value": "False"}]})), true),
+            (operation(json!({"op": "Replace", "path": "active", "value": [{"value": "True"}]})), false),
+            (operation(json!({"op": "replace", "path": "active", "value": null})), true),
+            (operation(json!({"op": "replace", "path": null, "value": {"active": null}})), true),
+            (operation(json!({"op": "replace", "path": "active"})), false),
+            (json!({"data": {"operations": [{"op": "replace", "path": "active", "value": false}]}}), true),
+            (json!({"data": {"Operations": [1, "active", null]}}), false),
             (json!({"data": {"Operations": 1}}), false),
             (json!({}), false),
         ] {
@@ -237,8 +290,12 @@ mod tests {
         let put = "urn:ietf:params:scim:event:prov:put:full";
         check(put, json!({"data": {"userName": "a", "active": false}}), Some(Effect::User));
         check(put, json!({"data": {"userName": "a", "active": true}}), Some(Effect::Nothing));
+        check(put, json!({"data": {"userName": "a", "Active": false}}), Some(Effect::User));
+        check(put, json!({"data": {"active": true, USER_ACTIVE: false}}), Some(Effect::User));
+        check(put, json!({"data": {"userName": "a"}}), Some(Effect::Nothing));
         let notice = "urn:ietf:params:scim:event:prov:patch:notice";
         check(notice, json!({"attributes": ["name", "active"]}), Some(Effect::User));
+        check(notice, json!({"attributes": ["name", USER_ACTIVE]}), Some(Effect::User));
         check(notice, json!({"attributes": ["name"]}), Some(Effect::Nothing));
         check("urn:ietf:params:scim:event:feed:remove", json!({}), Some(Effect::Nothing));
     }

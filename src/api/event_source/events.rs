@@ -146,14 +146,23 @@ async fn apply(
         let outcomes = from.outcomes(&token, target, retention, state.replica.clocks());
         Ok((token, outcomes))
     };
-    let (from, (token, outcomes)) = receive(state, source, text, sender, check).await.map_err(EventError::from)?;
-    authenticate(&from, &token, delivery)?;
+    let (from, (token, outcomes)) = receive(state, source, text, sender, check).await.map_err(|refused| {
+        // What is pushed may be anybody's until its signature is verified; what is polled is the transmitter's.
+        let signer = refused.issuer.as_ref().filter(|_| refused.is_signed());
+        let receiver = polled.or(signer).and_then(|name| state.receiver(name));
+        let error = EventError::from(refused);
+        if let Some(receiver) = receiver.filter(|_| error.code().is_some()) {
+            receiver.count(Tally::Refused);
+        }
+        error
+    })?;
     let receiver = state.receiver(&from.name);
     let count = |tally| {
         if let Some(receiver) = &receiver {
             receiver.count(tally);
         }
     };
+    authenticate(&from, &token, delivery).inspect_err(|_| count(Tally::Refused))?;
     let outcomes = outcomes.map_err(|refused| match refused {
         EventRefusal::Denied(refusal) => {
             let refused = Refused { refusal, issuer: Some(from.name.clone()) };
@@ -190,7 +199,7 @@ async fn about_streams(state: &State, receiver: &Receiver, outcomes: &[EventOutc
             EventOutcome::Verified { state: verified, .. } => {
                 receiver.verified(&state.replica, verified.as_deref()).await
             }
-            EventOutcome::StreamUpdated { status, .. } => receiver.told(&state.replica, *status).await,
+            EventOutcome::StreamUpdated { status, at, .. } => receiver.told(&state.replica, *status, *at).await,
             _ => Ok(()),
         };
         told.map_err(|_| EventError::Store)?;

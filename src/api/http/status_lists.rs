@@ -153,12 +153,14 @@ async fn current(http: &Http, issuer: &str, by: &Arc<StatusPublisher>) -> Result
         return Ok(list.clone());
     }
     let most = http.state.policy().authorizer.freshness.max_staleness;
-    if http.state.replica.view_age().is_none_or(|age| age > most) {
+    let Some(age) = http.state.replica.view_age().filter(|age| *age <= most) else {
         return Err(unavailable("a list of now would lack revocations; the last one may be used until it expires"));
-    }
+    };
+    // Up to then the view is complete. A list of now would replace that of an instance whose view is newer.
+    let complete_until = clock::now().minus(age);
     let (state, publisher, made) = (http.state.clone(), by.clone(), Steady::now());
     // Other revocations are decided meanwhile: it takes a second for a million.
-    let text = tokio::task::spawn_blocking(move || publisher.publish(state.replica.index(), clock::now()));
+    let text = tokio::task::spawn_blocking(move || publisher.publish(state.replica.index(), complete_until));
     let text = text.await.ok().flatten().ok_or_else(|| unavailable("the list cannot be signed"))?;
     let digest = digest::digest(&digest::SHA256, text.as_bytes());
     let etag = URL_SAFE_NO_PAD.encode(digest);

@@ -58,7 +58,7 @@ struct Events {
     unmapped: u64,
     /// Applied by an email address, while no token verified here had named one.
     unseen: u64,
-    /// Signed by the transmitter, and refused.
+    /// Signed by the transmitter or polled from it, and refused.
     refused: u64,
 }
 
@@ -82,6 +82,7 @@ pub(super) struct Deleted {
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
 pub(super) struct DeleteQuery {
     /// Set up another stream afterwards.
     #[serde(default)]

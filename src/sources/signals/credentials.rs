@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::sync::Mutex;
 use url::form_urlencoded::{Serializer, byte_serialize};
 
-use super::super::http::{Client, HttpError, send};
+use super::super::http::{Client, HttpError, check_named, send};
 use super::SignalError;
 use crate::authz::jwks::without_mark;
 use crate::clock::Steady;
@@ -186,7 +186,9 @@ impl ClientCredentials {
             ));
         }
         let endpoint = metadata["token_endpoint"].as_str();
-        endpoint.map(str::to_owned).ok_or(SignalError::Answer("the authorization server names no `token_endpoint`"))
+        let endpoint = endpoint.ok_or(SignalError::Answer("the authorization server names no `token_endpoint`"))?;
+        check_named(server, endpoint, self.insecure).map_err(SignalError::Metadata)?;
+        Ok(endpoint.to_owned())
     }
 }
 

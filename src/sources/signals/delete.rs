@@ -56,7 +56,7 @@ impl Receiver {
                 id = found.and_then(|stream| stream["stream_id"].as_str().map(str::to_owned));
             }
             if let Some(id) = &id {
-                self.delete_stream(settings, &endpoints, id).await?;
+                self.delete_own(settings, &endpoints, id).await?;
             }
             Ok::<_, SignalError>(id)
         };
@@ -101,7 +101,7 @@ impl Receiver {
         let id = StreamRecord::parse(&text).and_then(|record| record.stream_id).filter(|_| !kept);
         if let Some(id) = &id {
             let endpoints = self.endpoints(settings).await?;
-            self.delete_stream(settings, &endpoints, id).await?;
+            self.delete_own(settings, &endpoints, id).await?;
             info!(transmitter = %self.settings.name, "signals stream deleted: the transmitter is not configured any more");
         }
         store.note_signal(&self.id, &super::super::ledger::SignalNote::Stream(None)).await?;

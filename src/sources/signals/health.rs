@@ -88,6 +88,7 @@ pub enum Tally {
     Unmapped,
     /// Applied by an email address that no token verified here has named.
     Unseen,
+    /// Signed by the transmitter or polled from it, and refused.
     Refused,
 }
 
@@ -117,6 +118,8 @@ pub(super) struct Known {
     pub(super) stream: Option<bool>,
     pub(super) poll: Option<bool>,
     pub(super) status: StreamStatus,
+    /// The time of the status: announcements arrive late and in any order.
+    pub(super) status_at: Timestamp,
     pub(super) deleted: bool,
     /// The state of a verification that has not arrived, and when it was requested.
     pub(super) awaited: Option<(String, Steady)>,
@@ -125,7 +128,7 @@ pub(super) struct Known {
     pub(super) problem: Option<String>,
     /// By the owner, if that is another instance.
     pub(super) reported: Option<StreamState>,
-    /// The latest announced status that the owner has acted upon.
+    /// The latest announced status in the store that the owner has seen.
     pub(super) told: Option<String>,
     pub(super) written: Written,
 }
@@ -144,6 +147,23 @@ impl Known {
     pub(super) fn delete(&mut self, record: Option<String>) {
         (self.deleted, self.written, self.stream_id) = (true, Written::As(record), None);
         (self.awaited, self.silent, self.problem) = (None, false, None);
+    }
+
+    /// An announcement that was made this long before the status was read is older than that, whatever the clocks.
+    const TOLERANCE: Duration = Duration::from_secs(60);
+
+    /// Takes the status that the transmitter returned.
+    pub(super) fn read_status(&mut self, status: StreamStatus, now: Timestamp) {
+        (self.status, self.status_at) = (status, self.status_at.max(now.minus(Self::TOLERANCE)));
+    }
+
+    /// Takes a status that was announced at a time, unless a later one is known. False if one is.
+    pub(super) fn see_status(&mut self, status: StreamStatus, at: Timestamp) -> bool {
+        let is_newer = at >= self.status_at;
+        if is_newer {
+            (self.status, self.status_at) = (status, at);
+        }
+        is_newer
     }
 
     pub(super) fn state(&self) -> StreamState {

@@ -131,7 +131,9 @@ impl Receiver {
                 }
                 if notes.told.is_some() && notes.told != known.told {
                     known.told.clone_from(&notes.told);
-                    known.status = told_status(notes.told.as_deref().unwrap_or_default());
+                    if let Some((status, at)) = notes.told.as_deref().and_then(told) {
+                        known.see_status(status, at);
+                    }
                 }
                 known.silent |= Health::is_overdue(known, bound);
                 is_changed = matches!(&known.written, Written::As(written) if *written != notes.stream);
@@ -213,25 +215,52 @@ impl Receiver {
         store.note_signal(&self.id, &SignalNote::Heard(state.to_owned())).await
     }
 
-    /// Notes a status that the transmitter announced.
-    pub async fn told(&self, store: &Replica, status: StreamStatus) -> Result<(), LedgerError> {
+    /// Notes a status that the transmitter announced at a time. One that is older than what is known has no effect.
+    pub async fn told(&self, store: &Replica, status: StreamStatus, at: Timestamp) -> Result<(), LedgerError> {
         if !self.is_active() {
             return Ok(());
         }
-        let mut here = false;
-        self.change(|known| {
-            here = known.owned;
-            known.status = status;
-        });
+        let (mut here, mut is_newer) = (false, false);
+        self.change(|known| (here, is_newer) = (known.owned, known.see_status(status, at)));
         if here {
             self.health.changed.notify_one();
+        }
+        if here || !is_newer {
             return Ok(());
         }
-        let note = format!("{} {:016x}", status.as_str(), rand::random::<u64>());
+        // A third instance may have noted a later one.
+        let noted = store.signal_notes(&self.id).await?.told;
+        if noted.as_deref().and_then(told).is_some_and(|(_, noted)| noted > at) {
+            return Ok(());
+        }
+        let note = format!("{} {}", status.as_str(), at.as_millis());
         store.note_signal(&self.id, &SignalNote::Told(note)).await
     }
 }
 
-fn told_status(note: &str) -> StreamStatus {
-    StreamStatus::parse(note.split(' ').next().unwrap_or_default())
+/// The status of a note, and its time; `None` if it is not understood.
+fn told(note: &str) -> Option<(StreamStatus, Timestamp)> {
+    let (status, at) = note.split_once(' ')?;
+    Some((StreamStatus::parse(status), Timestamp::from_millis(at.parse().ok()?)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_announcement_does_not_replace_a_newer_one() {
+        let (mut known, at) = (Known::default(), Timestamp::from_millis);
+        assert!(known.see_status(StreamStatus::Disabled, at(2_000)));
+        assert!(!known.see_status(StreamStatus::Enabled, at(1_999)));
+        assert_eq!(known.status, StreamStatus::Disabled);
+        assert!(known.see_status(StreamStatus::Paused, at(2_000)), "of the same time: the one that arrives last");
+        known.read_status(StreamStatus::Enabled, at(100_000));
+        assert!(!known.see_status(StreamStatus::Disabled, at(39_999)));
+        assert!(known.see_status(StreamStatus::Disabled, at(40_000)));
+        known.read_status(StreamStatus::Enabled, at(1_000));
+        assert_eq!(known.status, StreamStatus::Enabled, "a status that is read is that of now");
+        assert_eq!(told("paused 1790000000000"), Some((StreamStatus::Paused, at(1_790_000_000_000))));
+        assert_eq!((told("paused"), told("paused x")), (None, None));
+    }
 }

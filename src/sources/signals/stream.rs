@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 use url::Url;
 
+use super::super::http::{HttpError, check_named};
+use super::super::ledger::SignalNotes;
 use super::super::replica::Replica;
 use super::super::retry::Backoff;
 use super::health::{Known, StreamRecord, Written};
 use super::{BACKOFF, Receiver, SignalError, StreamSettings, problem};
 use crate::authz::signals::{StreamStatus, requested};
-use crate::clock::Steady;
+use crate::clock::{self, Steady};
 use crate::sources::jwks::ssf_configuration;
 
 /// Doorward's stream at its transmitter.
@@ -35,13 +37,17 @@ pub(super) struct Endpoints {
 
 const PUSH: &str = "urn:ietf:rfc:8935";
 const POLL: &str = "urn:ietf:rfc:8936";
+/// The longest interval of verifications that a transmitter may require.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+/// The pauses after a creation whose answer does not name the stream: each attempt may leave one at the transmitter.
+const AFTER_CREATION: [Duration; 2] = [Duration::from_secs(60), Duration::from_secs(3600)];
 /// The timeout of one request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Receiver {
     /// `None`: an operator has deleted the stream.
     pub(super) async fn set_up_patiently(&self, settings: &StreamSettings, store: &Replica) -> Option<Stream> {
-        let mut backoff = Backoff::new(BACKOFF);
+        let (mut backoff, mut after_creation) = (Backoff::new(BACKOFF), Backoff::new(AFTER_CREATION));
         loop {
             self.health.known().written = Written::SettingUp;
             match self.set_up(settings, store).await {
@@ -50,7 +56,8 @@ impl Receiver {
                     return stream;
                 }
                 Err(error) => {
-                    let pause = backoff.failed();
+                    let is_left = matches!(error, SignalError::Created(_));
+                    let pause = if is_left { after_creation.failed() } else { backoff.failed() };
                     self.failed("set up the stream", &error, pause);
                     self.change(|known| {
                         (known.stream, known.problem) = (Some(false), Some(problem("set up the stream", &error)));
@@ -74,7 +81,7 @@ impl Receiver {
             Some(id) => self.read(settings, &endpoints, id).await?,
             None => None,
         };
-        let found = match known {
+        let found = match known.filter(|known| self.check_owner(known).is_ok()) {
             Some(known) => Some(known),
             None => self.find(settings, &endpoints).await?,
         };
@@ -88,29 +95,34 @@ impl Receiver {
             None => {
                 // Until the new id is known, an event about any stream is about this one.
                 self.health.known().stream_id = None;
-                self.write(store, Some(StreamRecord { stream_id: None, ..record }.text())).await?;
+                self.write(store, Some(StreamRecord { stream_id: None, ..record.clone() }.text())).await?;
                 self.health.known().written = Written::SettingUp;
                 (self.create(settings, &endpoints, &wanted).await?, true)
             }
         };
-        let id = stream["stream_id"].as_str().ok_or(SignalError::Answer("the stream has no `stream_id`"))?;
-        // SSF 1.0 section 8.1.1.1: a stream of another issuer must not be used.
-        if !self.is_of_issuer(&stream) {
-            if is_new {
-                let _ = self.delete_stream(settings, &endpoints, id).await; // It is not used in any case.
+        let id = id_of(&stream).ok_or(SignalError::Answer("the stream has no `stream_id` of 1 to 1024 bytes"))?;
+        if is_new {
+            // If the rest fails, the next attempt finds it, and does not create another.
+            if self.notes_unless_deleted(settings, &endpoints, &id, store).await?.is_none() {
+                return Ok(None);
             }
-            return Err(SignalError::Answer("`iss` of the stream differs from the configured issuer"));
+            let created = StreamRecord { stream_id: Some(id.clone()), ..record };
+            self.write(store, Some(created.text())).await?;
+            self.health.known().written = Written::SettingUp;
         }
         // The transmitter's view, with what it supplies: also that of a stream that was just created.
-        let id = id.to_owned();
         let stream = self.read(settings, &endpoints, &id).await?.unwrap_or(stream);
-        self.check_audience(&stream);
-        let now = store.signal_notes(&self.id).await?;
-        if now.stream.as_deref().and_then(StreamRecord::parse).is_some_and(|record| self.is_deleted_by(&record)) {
-            let _ = self.delete_stream(settings, &endpoints, &id).await; // An operator has deleted it meanwhile.
-            self.change(|known| known.delete(now.stream));
-            return Ok(None);
+        if let Err(fault) = self.check_owner(&stream) {
+            if is_new && self.delete_stream(settings, &endpoints, &id).await.is_err() {
+                return Err(SignalError::Created(
+                    "the new stream is of another issuer or audience, and was not deleted",
+                ));
+            }
+            return Err(fault);
         }
+        let poll_url = stream["delivery"]["endpoint_url"].as_str().or(stream["delivery"]["url"].as_str());
+        let poll_url = poll_url.map(|url| named(&endpoints.configuration, url, settings)).transpose()?;
+        let Some(now) = self.notes_unless_deleted(settings, &endpoints, &id, store).await? else { return Ok(None) };
         if is_new {
             info!(transmitter = %self.settings.name, "signals stream created");
             // It may have been created paused. A transmitter need not let receivers decide this.
@@ -125,8 +137,31 @@ impl Receiver {
         });
         info!(transmitter = %self.settings.name, "signals stream set up");
         let min_interval = Duration::from_secs(stream["min_verification_interval"].as_u64().unwrap_or(0));
-        let poll_url = stream["delivery"]["endpoint_url"].as_str().or(stream["delivery"]["url"].as_str());
-        Ok(Some(Stream { id, poll_url: poll_url.map(str::to_owned), endpoints, min_interval }))
+        let min_interval = min_interval.min(LONGEST_INTERVAL);
+        if min_interval > settings.verify {
+            warn!(transmitter = %self.settings.name, ?min_interval, verify = ?settings.verify, "the transmitter allows verification events less often than `verify`");
+        }
+        if endpoints.verification.is_none() {
+            warn!(transmitter = %self.settings.name, "the transmitter has no `verification_endpoint`: a stream that is silent is not noticed");
+        }
+        Ok(Some(Stream { id, poll_url, endpoints, min_interval }))
+    }
+
+    /// The notes of now; `None` if an operator has deleted the stream meanwhile.
+    async fn notes_unless_deleted(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        id: &str,
+        store: &Replica,
+    ) -> Result<Option<SignalNotes>, SignalError> {
+        let now = store.signal_notes(&self.id).await?;
+        if now.stream.as_deref().and_then(StreamRecord::parse).is_none_or(|record| !self.is_deleted_by(&record)) {
+            return Ok(Some(now));
+        }
+        let _ = self.delete_stream(settings, endpoints, id).await;
+        self.change(|known| known.delete(now.stream));
+        Ok(None)
     }
 
     pub(super) async fn endpoints(&self, settings: &StreamSettings) -> Result<Endpoints, SignalError> {
@@ -139,12 +174,15 @@ impl Receiver {
         if metadata["issuer"] != self.settings.issuer.as_str() {
             return Err(SignalError::Answer("`issuer` of the metadata differs from the configured one"));
         }
-        let endpoint = |name: &str| metadata.get(name).and_then(Value::as_str).map(str::to_owned);
+        let endpoint = |name: &str| {
+            let url = metadata.get(name).and_then(Value::as_str);
+            url.map(|url| named(&self.settings.issuer, url, settings)).transpose()
+        };
         Ok(Endpoints {
-            configuration: endpoint("configuration_endpoint")
+            configuration: endpoint("configuration_endpoint")?
                 .ok_or(SignalError::Answer("the metadata names no `configuration_endpoint`"))?,
-            status: endpoint("status_endpoint"),
-            verification: endpoint("verification_endpoint"),
+            status: endpoint("status_endpoint")?,
+            verification: endpoint("verification_endpoint")?,
         })
     }
 
@@ -181,20 +219,29 @@ impl Receiver {
         }
     }
 
+    /// A stream of another issuer must not be used (SSF 1.0 section 8.1.1.1), and events for another audience are refused.
+    fn check_owner(&self, stream: &Value) -> Result<(), SignalError> {
+        if !self.is_of_issuer(stream) {
+            return Err(SignalError::Answer("`iss` of the stream differs from the configured issuer"));
+        }
+        if self.is_of_audience(stream) == Some(false) {
+            return Err(SignalError::Answer("`aud` of the stream does not name the configured audience"));
+        }
+        Ok(())
+    }
+
     fn is_of_issuer(&self, stream: &Value) -> bool {
         stream["iss"].as_str().is_none_or(|iss| iss == self.settings.issuer)
     }
 
-    /// Events of a stream for another audience are refused.
-    fn check_audience(&self, stream: &Value) {
+    /// Whether the stream's events name the configured audience, exactly as it is written; `None` if the stream has no
+    /// `aud`, which the transmitter supplies (SSF 1.0 section 8.1.1).
+    fn is_of_audience(&self, stream: &Value) -> Option<bool> {
         let ours = self.settings.audience.as_str();
-        let is_ours = match &stream["aud"] {
-            Value::String(text) => text == ours,
-            Value::Array(texts) => texts.iter().any(|text| text == ours),
-            _ => true,
-        };
-        if !is_ours {
-            warn!(transmitter = %self.settings.name, "the transmitter addresses the stream's events to another audience");
+        match &stream["aud"] {
+            Value::Null => None,
+            Value::Array(texts) => Some(texts.iter().any(|text| text == ours)),
+            text => Some(text == ours),
         }
     }
 
@@ -216,7 +263,8 @@ impl Receiver {
         }
     }
 
-    /// The stream with this delivery, of all that the transmitter lists.
+    /// The stream with this delivery and this audience, of all that the transmitter lists. One without an audience may be
+    /// that of another receiver: it would be changed, emptied and deleted here.
     pub(super) async fn find(
         &self,
         settings: &StreamSettings,
@@ -242,7 +290,7 @@ impl Receiver {
             } else {
                 poll
             };
-            ours && self.is_of_issuer(stream)
+            ours && self.is_of_issuer(stream) && self.is_of_audience(stream) == Some(true)
         };
         Ok(streams.into_iter().find(fits))
     }
@@ -254,8 +302,12 @@ impl Receiver {
         wanted: &Value,
     ) -> Result<Value, SignalError> {
         let request = self.request(Method::POST, &endpoints.configuration, settings.insecure)?.json(wanted);
-        let created = self.ask("stream", &self.access, request, TIMEOUT).await?;
-        created.ok_or(SignalError::Answer("the answer to the stream's creation is empty"))
+        let created = match self.ask("stream", &self.access, request, TIMEOUT).await {
+            Err(SignalError::NotJson | SignalError::Http(HttpError::TooLarge(_))) => None,
+            created => created?,
+        };
+        let fault = SignalError::Created("the answer to the stream's creation has no `stream_id` of 1 to 1024 bytes");
+        created.filter(|created| id_of(created).is_some()).ok_or(fault)
     }
 
     /// Updates events, delivery and credentials. A transmitter that refuses another delivery gets a new stream; one that
@@ -292,8 +344,22 @@ impl Receiver {
         }
     }
 
+    /// Deletes the stream of this id, unless it is of another issuer or audience: then it was never this receiver's.
+    pub(super) async fn delete_own(
+        &self,
+        settings: &StreamSettings,
+        endpoints: &Endpoints,
+        id: &str,
+    ) -> Result<(), SignalError> {
+        match self.read(settings, endpoints, id).await? {
+            Some(stream) => self.check_owner(&stream)?,
+            None => return Ok(()),
+        }
+        self.delete_stream(settings, endpoints, id).await
+    }
+
     /// Deletes a stream; one that does not exist counts as deleted.
-    pub(super) async fn delete_stream(
+    async fn delete_stream(
         &self,
         settings: &StreamSettings,
         endpoints: &Endpoints,
@@ -321,22 +387,26 @@ impl Receiver {
         Ok(answer["status"].as_str().map_or(StreamStatus::Enabled, StreamStatus::parse))
     }
 
-    /// Requests verification events until the stream is gone.
+    /// Watches the stream until it is gone: reads its status every `verify`, and requests verification events as often, or
+    /// as often as the transmitter allows.
     pub(super) async fn keep_verified(&self, settings: &StreamSettings, stream: &Stream) {
-        let mut backoff = Backoff::new(BACKOFF);
+        let (mut backoff, mut requested) = (Backoff::new(BACKOFF), None::<Steady>);
         loop {
-            let verified = self.verify(settings, stream).await;
+            let began = Steady::now();
+            let is_due = requested.is_none_or(|at| began.since(at) >= stream.min_interval);
+            let verified = self.verify(settings, stream, is_due).await;
             let pause = match &verified {
-                Ok(()) => {
+                Ok(is_requested) => {
                     backoff.succeeded();
-                    settings.verify.max(stream.min_interval)
+                    requested = if *is_requested { Some(began) } else { requested };
+                    settings.verify
                 }
                 Err(error) if error.is_unknown() => {
                     warn!(transmitter = %self.settings.name, "signals stream is gone");
                     return;
                 }
                 Err(error) => {
-                    let pause = backoff.failed().max(stream.min_interval);
+                    let pause = backoff.failed().max(stream.min_interval.min(settings.verify));
                     self.failed("verify the stream", error, pause);
                     pause
                 }
@@ -354,8 +424,9 @@ impl Receiver {
         }
     }
 
-    /// Reads the status, requests that a stream that is not enabled is, and requests a verification event.
-    async fn verify(&self, settings: &StreamSettings, stream: &Stream) -> Result<(), SignalError> {
+    /// Reads the status, requests that a stream that is not enabled is, and requests a verification event if that is due.
+    /// Returns whether it requested one.
+    async fn verify(&self, settings: &StreamSettings, stream: &Stream, is_due: bool) -> Result<bool, SignalError> {
         let Stream { id, endpoints, .. } = stream;
         let status = match &endpoints.status {
             Some(status) => {
@@ -366,23 +437,23 @@ impl Receiver {
             // The configuration shows at least whether the stream exists.
             None => match self.read(settings, endpoints, id).await? {
                 Some(_) => StreamStatus::Enabled,
-                None => return Err(SignalError::Http(super::HttpError::Status(404))),
+                None => return Err(SignalError::Http(HttpError::Status(404))),
             },
         };
-        self.change(|known| known.status = status);
+        self.change(|known| known.read_status(status, clock::now()));
         if status != StreamStatus::Enabled {
             match self.enable(settings, endpoints, id).await {
-                Ok(status) => self.change(|known| known.status = status),
+                Ok(status) => self.change(|known| known.read_status(status, clock::now())),
                 Err(error) => {
                     warn!(transmitter = %self.settings.name, %error, "the transmitter does not enable the stream");
                 }
             }
         }
         let (Some(verification), Some(key)) = (&endpoints.verification, &self.settings.stream_key) else {
-            return Ok(());
+            return Ok(false);
         };
-        if self.health.known().status != StreamStatus::Enabled {
-            return Ok(()); // A verification event would be held back as well.
+        if !is_due || self.health.known().status != StreamStatus::Enabled {
+            return Ok(false); // A verification event would be held back as well.
         }
         let state = key.state(rand::random());
         // An event may arrive before the answer. One that is awaited already stays so: silence does not begin anew.
@@ -401,8 +472,19 @@ impl Receiver {
                 }
             });
         }
-        requested.map(drop)
+        requested.map(|_| true)
     }
+}
+
+/// A URL that a document of the transmitter names: requests to it carry credentials.
+fn named(document: &str, url: &str, settings: &StreamSettings) -> Result<String, SignalError> {
+    check_named(document, url, settings.insecure)?;
+    Ok(url.to_owned())
+}
+
+/// The id of a stream, which is kept in the store and sent in URLs: bounded.
+fn id_of(stream: &Value) -> Option<String> {
+    stream["stream_id"].as_str().filter(|id| (1..=1024).contains(&id.len())).map(str::to_owned)
 }
 
 fn with_stream(endpoint: &str, id: &str) -> Result<String, SignalError> {
