@@ -173,7 +173,7 @@ async fn a_refused_write_holds_here_is_no_success_and_is_offered_again() {
 #[tokio::test]
 async fn a_write_that_too_few_replicas_confirm_is_no_success() {
     let redis = RedisServer::start(&[]).await;
-    let instance = Instance::launch(RedisConfig::new(Redis { min_replicas: 1, ..Redis::from(redis.url()) }));
+    let instance = Instance::launch(patient(Redis { min_replicas: 1, ..Redis::from(redis.url()) }));
     instance.becomes_ready().await;
     let error = instance.replica.revoke(vec![sign_out("alone")]).await.unwrap_err();
     assert_eq!(error.label(), "not_replicated", "{error}");

@@ -2,7 +2,7 @@
 //!
 //! Leases and the age of the store are counted on the store's clock. A store whose clock jumps forward would count
 //! running leases as expired, so a receipt requires that the two clocks have agreed for long enough. The ids of the log
-//! come from that clock, too: their age is judged with the observations of all instances ([`super::even`]).
+//! come from that clock, too: their age is judged with the observations of all instances ([`super::clock_note`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};

@@ -10,7 +10,7 @@
 //! instance whose retention is raised by a reload, or whose clock was wrong, can read dropped entries again.
 //!
 //! Entries and notes are dropped by the server's clock, and only once that clock has been stable for as long as the log
-//! is kept (see [`super::even`]): after a change of the clock the log grows for that long.
+//! is kept (see [`super::clock_note`]): after a change of the clock the log grows for that long.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -194,7 +194,7 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// The retentions in an answer to [`ask`], each with the instant until which it is valid. The instants are not
+    /// The retentions in an answer to [`notes_command`], each with the instant until which it is valid. The instants are not
     /// bounded: a running instance may have noted one while the server's clock was ahead, and still relies on it.
     pub(super) fn retentions(&self, noted: &Value) -> Result<Vec<(Duration, Timestamp)>, LedgerError> {
         let longest = LONGEST_LIFETIME + LONGEST_LEEWAY * 2;
