@@ -88,6 +88,30 @@ async fn an_instance_that_is_not_ready_for_its_names_acknowledges_nothing() {
     assert_eq!(second.post("/logout", &alice).await.0, 204);
 }
 
+/// The namesakes of the deployment that runs stay signed in, however often the other one is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_names_conflict_writes_nothing() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = in_redis(&redis);
+    let first = Doorward::start(&config(&tokens, &store, &[&named("main", "")])).await;
+    assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "main", "id": "bob"})).await.status, 201);
+    let second = Doorward::launch(&config(&tokens, &store, &[&format!("name: main, issuer: \"{Y}\"")])).await;
+    is_held(&second, "issuers[0].issuer", &tokens.with(json!({"iss": Y}))).await;
+    let entries = || redis.cli(&["XLEN", "doorward:{r}:log"]);
+    let before = entries();
+    for body in [
+        json!({"kind": "user", "issuer": "main", "id": "alice"}),
+        json!({"kind": "session", "issuer": "main", "id": "session-of-alice"}),
+        json!({"kind": "issuer", "issuer": "main"}),
+    ] {
+        let reply = revoke(&second, &body).await;
+        assert_eq!((reply.status, &reply.body["reason"]), (503, &json!("names_differ")), "{reply:?}");
+    }
+    assert_eq!(entries(), before, "nothing was written");
+    assert_eq!(second.metric("doorward_store_unsaved").await.unwrap_or_default().to_string(), "0", "and nothing waits");
+    assert_eq!(reason(&Checks::connect(&first.check).await, &tokens.of("alice")).await, "ok");
+}
+
 /// Under the names of before, revocations of either part would apply no longer to the tokens of the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn issuers_that_were_merged_are_parted_with_both_names() {

@@ -255,6 +255,13 @@ impl Replica {
         !self.freshness.is_named() && self.health.is_ready()
     }
 
+    /// Fails for a process that is not ready because its names are known to conflict with the store's notes.
+    pub fn has_own_names(&self) -> Result<(), LedgerError> {
+        let conflicts = |(state, _): &(ReplicaState, _)| *state == ReplicaState::NamesDiffer;
+        let is_known = lock(&self.standing.conflict).as_ref().is_some_and(conflicts);
+        if is_known && !self.freshness.is_named() { Err(LedgerError::NamesDiffer) } else { Ok(()) }
+    }
+
     /// No lookup is made by names that may have another meaning.
     pub(super) fn is_named(&self) -> Result<(), LedgerError> {
         if self.freshness.is_named() {

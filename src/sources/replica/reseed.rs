@@ -64,7 +64,7 @@ impl Replica {
                 // Reading the log may take longer than an announcement lasts.
                 Some((_, false)) => drop(ledger.keep_repairing(&self.name).await),
                 None if self.cannot_add().is_some() => self.renew_log(ledger).await,
-                None if self.stats.store_up() => self.offer(ledger).await,
+                None if self.stats.store_up() && self.has_own_names().is_ok() => self.offer(ledger).await,
                 None => {}
             }
         }
