@@ -214,6 +214,7 @@ impl Asked {
         loop {
             let confirmation = wait.confirm(replica, &revocation, position, tell).await;
             if confirmation.confirmed == Some(false) {
+                replica.has_own_names().map_err(|error| not_stored(&error))?;
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
             // An instance may have verified a token that is dated further ahead before it applied this.

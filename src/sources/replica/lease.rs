@@ -311,6 +311,9 @@ impl Replica {
 
     /// Waits until no instance accepts the tokens of a stored revocation, or until `patience` ends.
     ///
+    /// While it is not known that its names mean the same in the store, this instance confirms nothing: instances that
+    /// decide may have other names. The wait ends when a conflict is known ([`Self::has_own_names`]).
+    ///
     /// `stored`: the place that [`Self::revoke`] returned.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
         self.confirm_telling(revocation, stored, patience, &|_| {}).await
@@ -348,6 +351,10 @@ impl Replica {
             if let Ok(leases) = self.leases(ledger).await {
                 let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
+                if !self.freshness.is_named() && !receipt.waiting.iter().any(|name| **name == *self.name) {
+                    receipt.waiting.push(self.name.to_string());
+                    receipt.applied -= 1;
+                }
                 // Lease ends by a clock that was set are not evidence; all such leases have expired when the clock has
                 // been stable for this long.
                 let is_known = leases.stable_for >= ledger.longest_lease() + self.clocks.leeway();
@@ -358,7 +365,7 @@ impl Replica {
                 tell(&receipt);
             }
             let left = deadline.since(Steady::now());
-            if left.is_zero() {
+            if left.is_zero() || self.has_own_names().is_err() {
                 return receipt;
             }
             sleep(pause.min(left)).await;
