@@ -287,7 +287,7 @@ impl Replica {
     pub(super) async fn withdraw(&self) {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         self.freshness.suspend();
-        if let Err(error) = ledger.withdraw(&self.name).await {
+        if let Err(error) = ledger.withdraw(&self.name, &self.leads()).await {
             tracing::debug!(%error, "lease not removed; it expires by itself");
         }
     }
