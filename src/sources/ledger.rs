@@ -123,10 +123,12 @@ impl RevocationLedger {
     }
 
     /// The meaning of issuer names in the store's notes; read on each call.
-    pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+    ///
+    /// Fails if the store is shared and has not `epoch`, if that is given.
+    pub(super) async fn noted_names(&self, epoch: Option<&str>) -> Result<Vec<Note>, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.noted_names().await,
-            Self::Redis(ledger) => ledger.noted_names().await,
+            Self::Redis(ledger) => ledger.noted_names(epoch).await,
         }
     }
 

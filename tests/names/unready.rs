@@ -138,6 +138,36 @@ async fn a_receipt_is_not_confirmed_under_names_that_turn_out_to_conflict() {
     assert_eq!(reason(&Checks::connect(&first.check).await, &tokens.of("alice")).await, "ok");
 }
 
+/// The notes with which its names conflict are gone for a moment, and the others note them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_its_notes_makes_no_conflicting_instance_ready() {
+    let (tokens, mut redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let first = Doorward::start(&config(&tokens, &in_redis(&redis), &[&named("main", "")])).await;
+    let dead = revoked_of(&tokens, &first, "main", X).await;
+    let second = Doorward::launch(&config(&tokens, &in_redis(&redis), &[&named("new", "")])).await;
+    let alice = tokens.of("alice");
+    is_held(&second, "formerly: [main]", &alice).await;
+    for (round, how) in ["flushed", "restarted"].into_iter().enumerate() {
+        if how == "flushed" {
+            redis.cli(&["FLUSHALL"]);
+        } else {
+            redis.kill();
+            redis.run().await;
+        }
+        for doorward in [&first, &second] {
+            let is_said = |line: &&String| line.contains("revocation store is complete again");
+            let said = || doorward.log.lock().unwrap().iter().filter(is_said).count();
+            eventually("it is complete again", async || said() > round).await;
+        }
+        assert!(redis.cli(&["ZRANGE", "doorward:{r}:issuers", "0", "-1"]).contains("main"), "{how}");
+        is_held(&second, "formerly: [main]", &alice).await;
+        // An instance that starts now sees them as well.
+        let third = Doorward::launch(&config(&tokens, &in_redis(&redis), &[&named("new", "")])).await;
+        is_held(&third, "formerly: [main]", &alice).await;
+        all_are_refused(&first, &dead).await;
+    }
+}
+
 /// Under the names of before, revocations of either part would apply no longer to the tokens of the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn issuers_that_were_merged_are_parted_with_both_names() {

@@ -69,6 +69,8 @@ pub(super) struct LeaseState {
     /// A receipt waits for this instance's progress.
     asked: AtomicBool,
     follows: Mutex<Followed>,
+    /// The epoch of the store that is relied on; `None` while none is.
+    settled: Mutex<Option<Box<str>>>,
     unapplied: Mutex<VecDeque<Position>>,
     /// Recent entries that request a receipt, with the number of streams that they ended.
     ended: Mutex<VecDeque<(Position, usize)>>,
@@ -93,6 +95,7 @@ impl Default for LeaseState {
             hold_ms: AtomicU64::new(30_000),
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
+            settled: Mutex::default(),
             unapplied: Mutex::default(),
             ended: Mutex::default(),
             carried_out: Mutex::default(),
@@ -172,6 +175,15 @@ impl LeaseState {
         if follows.since.is_none() || follows.server != *server || *follows.epoch != *epoch {
             *follows = Followed { server: server.clone(), epoch: epoch.into(), since: Some(Steady::now()) };
         }
+    }
+
+    /// The store with this epoch is relied on from now on, or none is.
+    pub(super) fn note_settled(&self, epoch: Option<&str>) {
+        *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = epoch.map(Into::into);
+    }
+
+    pub(super) fn settled(&self) -> Option<Box<str>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records that an entry with a request for a receipt has been applied.
