@@ -210,9 +210,11 @@ impl Asked {
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Result<(StatusCode, axum::Json<RevocationReceipt>), Problem> {
         let replica = &self.http.state.replica;
-        let mut stamp = self.stamp;
+        let (mut stamp, mut ended) = (self.stamp, 0);
         loop {
-            let confirmation = wait.confirm(replica, &revocation, position, tell).await;
+            let mut confirmation = wait.confirm(replica, &revocation, position, tell).await;
+            ended += confirmation.streams.unwrap_or_default();
+            confirmation.streams = Some(ended); // A later stamp ends the streams that the one before left.
             if confirmation.confirmed == Some(false) {
                 replica.has_own_names().map_err(|error| not_stored(&error))?;
                 return Ok(self.receipt(&revocation, position, confirmation));
