@@ -123,10 +123,12 @@ impl RevocationLedger {
     }
 
     /// The meaning of issuer names in the store's notes; read on each call.
-    pub(super) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+    ///
+    /// Fails if the store is shared and has not `epoch`, if that is given.
+    pub(super) async fn noted_names(&self, epoch: Option<&str>) -> Result<Vec<Note>, LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.noted_names().await,
-            Self::Redis(ledger) => ledger.noted_names().await,
+            Self::Redis(ledger) => ledger.noted_names(epoch).await,
         }
     }
 
@@ -258,8 +260,8 @@ pub enum LedgerError {
     /// Not sent: the store has just failed several times in a row.
     #[error("not sent: the store failed several times in a row")]
     BreakerOpen,
-    /// Written under names of issuers that have another meaning in the store, or whose meaning is not known yet: other
-    /// instances may accept the token.
+    /// Under names of issuers that have another meaning in the store, nothing is written; or it was written before the
+    /// meaning was known, and other instances may accept the token.
     #[error("issuers' names have another meaning in the store")]
     NamesDiffer,
     /// The file of the embedded ledger could not be opened, read or written.

@@ -185,9 +185,11 @@ impl Replica {
     ///
     /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
     /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
-    /// is known to be stored is not written again. What is written under names that conflict with the store's notes is
-    /// not acknowledged: instances that decide have other names.
+    /// is known to be stored is not written again. Under names that are known to conflict with the store's notes nothing
+    /// is written: it would apply to the namesakes of the instances that decide. What was written before the conflict
+    /// was known is not acknowledged.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        self.has_own_names()?;
         let position = self.write(revocations).await?;
         if self.names_differ() { Err(LedgerError::NamesDiffer) } else { Ok(position) }
     }
@@ -224,7 +226,9 @@ impl Replica {
     /// Revokes in this process at once and retries at the store in the background: for a caller that gets an error
     /// before the store is contacted.
     pub fn hold(&self, revocations: Vec<Revocation>) {
-        self.keep(&self.under_all_names(revocations));
+        if self.has_own_names().is_ok() {
+            self.keep(&self.under_all_names(revocations));
+        }
     }
 
     fn keep(&self, revocations: &[Revocation]) {

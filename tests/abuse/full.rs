@@ -11,7 +11,7 @@ use crate::support::grpc::{Checks, get};
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_more_is_closed_at_once() {
     for listen in ["check: \"127.0.0.1:0\"", "check: \"unix:DIR/check.sock\""] {
-        let target = Target::listening(listen, "connections: 8").await;
+        let target = Target::listening(listen, "connections: 8, handshake_timeout: 1m").await;
         let metrics = reqwest::Client::new();
         let url = format!("http://{}/metrics", target.doorward.http);
         let count = async |listener: &str, result: &str| {

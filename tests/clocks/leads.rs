@@ -350,6 +350,21 @@ async fn a_receipt_covers_what_an_instance_verified_that_was_cut_off() {
     }
 }
 
+/// Receipts do without an instance that ended, and do not take it for one that was cut off.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_ends_has_noted_the_lead_that_it_saw_last() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    for _ in 0..4 {
+        let mut doorward = Doorward::start(&redis_config(&tokens, &redis)).await;
+        let checks = Checks::connect(&doorward.check).await;
+        assert_eq!(reason(&checks, &dated(&tokens, "alice", 25)).await, "ok");
+        assert_eq!(doorward.stop().await, Some(0));
+        let lead = redis.cli(&["ZSCORE", "doorward:{r}:leads", "dev"]).parse::<u32>();
+        assert!(lead.as_ref().is_ok_and(|lead| *lead > 20_000), "{lead:?}");
+        redis.cli(&["DEL", "doorward:{r}:leads"]);
+    }
+}
+
 /// A lead stays for ever, so what the store's clock shows for a moment is none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_of_the_store_that_is_wrong_for_a_moment_leaves_no_lead() {

@@ -7,9 +7,12 @@ use super::{is_held, revoked_of};
 use crate::api::{post, reason, revoke};
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
+use crate::support::eventually;
 use crate::support::grpc::Checks;
 use crate::support::proxy::Proxy;
 use crate::support::tokens::Tokens;
+
+const LOG: &str = "doorward:{r}:log";
 
 fn named(name: &str, more: &str) -> String {
     format!("name: {name}, issuer: \"{X}\"{more}")
@@ -86,6 +89,83 @@ async fn an_instance_that_is_not_ready_for_its_names_acknowledges_nothing() {
     changes(&second, &text, &[], &[]).await;
     second.ready().await;
     assert_eq!(second.post("/logout", &alice).await.0, 204);
+}
+
+/// The namesakes of the deployment that runs stay signed in, however often the other one is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_whose_names_conflict_writes_nothing() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = in_redis(&redis);
+    let first = Doorward::start(&config(&tokens, &store, &[&named("main", "")])).await;
+    assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "main", "id": "bob"})).await.status, 201);
+    let second = Doorward::launch(&config(&tokens, &store, &[&format!("name: main, issuer: \"{Y}\"")])).await;
+    is_held(&second, "issuers[0].issuer", &tokens.with(json!({"iss": Y}))).await;
+    let entries = || redis.cli(&["XLEN", "doorward:{r}:log"]);
+    let before = entries();
+    for body in [
+        json!({"kind": "user", "issuer": "main", "id": "alice"}),
+        json!({"kind": "session", "issuer": "main", "id": "session-of-alice"}),
+        json!({"kind": "issuer", "issuer": "main"}),
+    ] {
+        let reply = revoke(&second, &body).await;
+        assert_eq!((reply.status, &reply.body["reason"]), (503, &json!("names_differ")), "{reply:?}");
+    }
+    assert_eq!(entries(), before, "nothing was written");
+    assert_eq!(second.metric("doorward_store_unsaved").await.unwrap_or_default().to_string(), "0", "and nothing waits");
+    assert_eq!(reason(&Checks::connect(&first.check).await, &tokens.of("alice")).await, "ok");
+}
+
+/// The store is not fit when the receipt is asked for, and the notes are read during the wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_is_not_confirmed_under_names_that_turn_out_to_conflict() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("redis, max_staleness: 2s, redis: {{url: \"{}\"}}", redis.url());
+    let text =
+        |name| config(&tokens, &store, &[&named(name, "")]) + "limits: {http_timeout: 60s, receipt_timeout: 50s}\n";
+    let first = Doorward::start(&text("other")).await;
+    assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "other", "id": "bob"})).await.status, 201);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "500mb", "maxmemory-policy", "allkeys-lru"]);
+    let second = Doorward::launch(&text("main")).await;
+    eventually("it waits", async || second.get("/readyz").await.1.contains("may_evict")).await;
+    let body = json!({"kind": "session", "issuer": "main", "id": "session-of-alice"});
+    let written = eventually("it is written", async || redis.cli(&["XREVRANGE", LOG, "+", "-"]).contains("of-alice"));
+    let fit = async {
+        written.await;
+        redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    };
+    let (reply, ()) = tokio::join!(post(&second, "/v1/revocations?wait=all&timeout=50s", &body), fit);
+    assert_eq!((reply.status, &reply.body["reason"]), (503, &json!("names_differ")), "{reply:?}");
+    assert_eq!(reason(&Checks::connect(&first.check).await, &tokens.of("alice")).await, "ok");
+}
+
+/// The notes with which its names conflict are gone for a moment, and the others note them again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_lost_its_notes_makes_no_conflicting_instance_ready() {
+    let (tokens, mut redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let first = Doorward::start(&config(&tokens, &in_redis(&redis), &[&named("main", "")])).await;
+    let dead = revoked_of(&tokens, &first, "main", X).await;
+    let second = Doorward::launch(&config(&tokens, &in_redis(&redis), &[&named("new", "")])).await;
+    let alice = tokens.of("alice");
+    is_held(&second, "formerly: [main]", &alice).await;
+    for (round, how) in ["flushed", "restarted"].into_iter().enumerate() {
+        if how == "flushed" {
+            redis.cli(&["FLUSHALL"]);
+        } else {
+            redis.kill();
+            redis.run().await;
+        }
+        for doorward in [&first, &second] {
+            let is_said = |line: &&String| line.contains("revocation store is complete again");
+            let said = || doorward.log.lock().unwrap().iter().filter(is_said).count();
+            eventually("it is complete again", async || said() > round).await;
+        }
+        assert!(redis.cli(&["ZRANGE", "doorward:{r}:issuers", "0", "-1"]).contains("main"), "{how}");
+        is_held(&second, "formerly: [main]", &alice).await;
+        // An instance that starts now sees them as well.
+        let third = Doorward::launch(&config(&tokens, &in_redis(&redis), &[&named("new", "")])).await;
+        is_held(&third, "formerly: [main]", &alice).await;
+        all_are_refused(&first, &dead).await;
+    }
 }
 
 /// Under the names of before, revocations of either part would apply no longer to the tokens of the other.

@@ -29,7 +29,7 @@ use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, T
 use crate::authz::token::{Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::sources::ledger::Position;
-use crate::state::{Policy, Receipt};
+use crate::state::{LedgerError, Policy, Receipt};
 
 pub(super) use list::{__path_list, list};
 use receipt::{Confirmation, Wait, WaitQuery};
@@ -167,7 +167,7 @@ pub(super) struct RevocationReceipt {
         (status = 202, description = "The revocation is stored; `waiting` names the instances that have not confirmed in time.", body = RevocationReceipt),
         Json<RevocationRequest>,
         MayRevoke,
-        (status = 503, description = "The revocation is not stored; try again after `Retry-After`. It applies in this instance, and in none if `reason` is `clock_skew` or `keys_unavailable`.", body = ProblemDetails, content_type = "application/problem+json"),
+        (status = 503, description = "The revocation is not stored; try again after `Retry-After`. It applies in this instance, and in none if `reason` is `clock_skew`, `keys_unavailable` or, once `/readyz` shows it, `names_differ`.", body = ProblemDetails, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn create(
@@ -210,10 +210,13 @@ impl Asked {
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Result<(StatusCode, axum::Json<RevocationReceipt>), Problem> {
         let replica = &self.http.state.replica;
-        let mut stamp = self.stamp;
+        let (mut stamp, mut ended) = (self.stamp, 0);
         loop {
-            let confirmation = wait.confirm(replica, &revocation, position, tell).await;
+            let mut confirmation = wait.confirm(replica, &revocation, position, tell).await;
+            ended += confirmation.streams.unwrap_or_default();
+            confirmation.streams = Some(ended); // A later stamp ends the streams that the one before left.
             if confirmation.confirmed == Some(false) {
+                replica.has_own_names().map_err(|error| not_stored(&error))?;
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
@@ -262,12 +265,19 @@ async fn store(http: &Http, by: &str, revocation: &Revocation) -> Result<Positio
     let written = http.state.replica.revoke(vec![revocation.clone()]).await;
     let position = written.map_err(|error| {
         warn!(%by, kind, %issuer, reason, error = error.label(), "revocation not stored");
-        let cure = error.cure().unwrap_or("try again");
-        let detail = format!("the revocation applies in this instance, other instances may not know it: {cure}");
-        Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
+        not_stored(&error)
     })?;
     info!(%by, kind, %issuer, reason, %position, "revoked");
     Ok(position)
+}
+
+fn not_stored(error: &LedgerError) -> Problem {
+    let cure = error.cure().unwrap_or("try again");
+    let detail = match error {
+        LedgerError::NamesDiffer => format!("{error}: {cure}"),
+        _ => format!("the revocation applies in this instance, other instances may not know it: {cure}"),
+    };
+    Problem::new(Error::StoreUnavailable, detail).with_reason(error.label())
 }
 
 /// Whether no token of the issuer has named a target of this kind. A target from a token itself, or a token's digest,

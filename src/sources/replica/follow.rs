@@ -75,6 +75,7 @@ impl Replica {
         loop {
             let mut life = feed.life(&self.name).await?;
             self.lease_state.note_store(&feed.server, &life.epoch);
+            self.names_changed.notify_one(); // This server may lack the notes.
             // The log may have been replaced since: `follow_log` checks before the read counts.
             let known = if let Some(known) = &mut reading.baseline {
                 known
@@ -84,12 +85,17 @@ impl Replica {
                     // At once: other instances may be about to rely on this log.
                     feed.mark_repairing(&self.name, life.clock).await?;
                     self.note_loss();
+                    if let Err(error) = self.restore_names().await {
+                        tracing::debug!(%error, "issuers' names not noted again yet");
+                    }
                 }
                 reading.has_begun = true;
                 let Some(read) = self.replay(&mut feed, ledger, &life.epoch).await? else { continue };
                 reading.baseline.insert(read)
             };
-            let gap = self.follow_log(&mut feed, ledger, &mut life, known, &mut fit).await?;
+            let ended = self.follow_log(&mut feed, ledger, &mut life, known, &mut fit).await;
+            self.lease_state.note_settled(None);
+            let gap = ended?;
             self.stats.gaps.inc();
             tracing::warn!(gap = gap.label(), cause = %gap, "revocation log lost entries; reading it again");
             if let Some((_, whole)) = known.whole {
@@ -170,7 +176,10 @@ impl Replica {
             let mut block = ledger.config().block;
             if !is_settled {
                 match self.settling(feed, life, began).await? {
-                    None => is_settled = true,
+                    None => {
+                        is_settled = true;
+                        self.lease_state.note_settled(Some(&life.epoch));
+                    }
                     Some(wait) => block = block.min(wait),
                 }
             }

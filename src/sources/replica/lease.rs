@@ -69,6 +69,8 @@ pub(super) struct LeaseState {
     /// A receipt waits for this instance's progress.
     asked: AtomicBool,
     follows: Mutex<Followed>,
+    /// The epoch of the store that is relied on; `None` while none is.
+    settled: Mutex<Option<Box<str>>>,
     unapplied: Mutex<VecDeque<Position>>,
     /// Recent entries that request a receipt, with the number of streams that they ended.
     ended: Mutex<VecDeque<(Position, usize)>>,
@@ -93,6 +95,7 @@ impl Default for LeaseState {
             hold_ms: AtomicU64::new(30_000),
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
+            settled: Mutex::default(),
             unapplied: Mutex::default(),
             ended: Mutex::default(),
             carried_out: Mutex::default(),
@@ -172,6 +175,15 @@ impl LeaseState {
         if follows.since.is_none() || follows.server != *server || *follows.epoch != *epoch {
             *follows = Followed { server: server.clone(), epoch: epoch.into(), since: Some(Steady::now()) };
         }
+    }
+
+    /// The store with this epoch is relied on from now on, or none is.
+    pub(super) fn note_settled(&self, epoch: Option<&str>) {
+        *self.settled.lock().unwrap_or_else(PoisonError::into_inner) = epoch.map(Into::into);
+    }
+
+    pub(super) fn settled(&self) -> Option<Box<str>> {
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Records that an entry with a request for a receipt has been applied.
@@ -287,7 +299,7 @@ impl Replica {
     pub(super) async fn withdraw(&self) {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         self.freshness.suspend();
-        if let Err(error) = ledger.withdraw(&self.name).await {
+        if let Err(error) = ledger.withdraw(&self.name, &self.leads()).await {
             tracing::debug!(%error, "lease not removed; it expires by itself");
         }
     }
@@ -310,6 +322,9 @@ impl Replica {
     }
 
     /// Waits until no instance accepts the tokens of a stored revocation, or until `patience` ends.
+    ///
+    /// While it is not known that its names mean the same in the store, this instance confirms nothing: instances that
+    /// decide may have other names. The wait ends when a conflict is known ([`Self::has_own_names`]).
     ///
     /// `stored`: the place that [`Self::revoke`] returned.
     pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
@@ -348,6 +363,10 @@ impl Replica {
             if let Ok(leases) = self.leases(ledger).await {
                 let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
+                if !self.freshness.is_named() && !receipt.waiting.iter().any(|name| **name == *self.name) {
+                    receipt.waiting.push(self.name.to_string());
+                    receipt.applied -= 1;
+                }
                 // Lease ends by a clock that was set are not evidence; all such leases have expired when the clock has
                 // been stable for this long.
                 let is_known = leases.stable_for >= ledger.longest_lease() + self.clocks.leeway();
@@ -358,7 +377,7 @@ impl Replica {
                 tell(&receipt);
             }
             let left = deadline.since(Steady::now());
-            if left.is_zero() {
+            if left.is_zero() || self.has_own_names().is_err() {
                 return receipt;
             }
             sleep(pause.min(left)).await;

@@ -80,7 +80,7 @@ impl Replica {
         if !self.freshness.is_named() {
             return Ok(Vec::new()); // As at the start: the store is read before any decision.
         }
-        let notes = self.ledger.noted_names().await;
+        let notes = self.ledger.noted_names(None).await;
         let (Issuers { all, past, superseded, .. }, seen) = (self.issuers(), self.clocks().latest());
         if let Ok(notes) = notes {
             let mut noted = Names::read(notes);
@@ -184,8 +184,11 @@ impl Replica {
         if all.is_empty() {
             return Ok(());
         }
+        // A process that decides noted its own; another relies on the notes, which a store may have lost.
+        let epoch = if is_known { None } else { self.settled_epoch()? };
         // By the clock that is ahead: a note must not end before the revocations that it covers.
-        let (mut noted, seen) = (Names::read(self.ledger.noted_names().await?), self.clocks().latest());
+        let noted = self.ledger.noted_names(epoch.as_deref()).await?;
+        let (mut noted, seen) = (Names::read(noted), self.clocks().latest());
         noted.apply(&superseded, seen);
         lock(&self.standing.noted).clone_from(&noted);
         // The meanings of names in this process may never have been noted, or may be lost with the store.
@@ -218,6 +221,25 @@ impl Replica {
         left.ended.retain(|text| !ended.contains(text));
         left.amended.retain(|text| !amended.contains(text));
         Ok(())
+    }
+
+    /// The epoch of the store since other instances have had the time to note their names again in it; `None` for an
+    /// embedded store.
+    fn settled_epoch(&self) -> Result<Option<Box<str>>, LedgerError> {
+        if !self.is_shared() {
+            return Ok(None);
+        }
+        let settled = self.lease_state.settled();
+        settled.map(Some).ok_or_else(|| LedgerError::Unavailable { cause: "the store has not settled".into() })
+    }
+
+    /// Notes the meanings again in a store that may have lost them, unless it is not known yet that they are right.
+    pub(super) async fn restore_names(&self) -> Result<(), LedgerError> {
+        let all = self.issuers().all;
+        if all.is_empty() || !self.freshness.is_named() {
+            return Ok(());
+        }
+        self.ledger.note_names(&Names::texts(&all), &[], self.clocks().latest()).await
     }
 
     /// Logs an obstacle once.
@@ -253,6 +275,13 @@ impl Replica {
     /// Whether issuers' names have another meaning in the store that this process reads, or that is not known yet.
     pub(super) fn names_differ(&self) -> bool {
         !self.freshness.is_named() && self.health.is_ready()
+    }
+
+    /// Fails for a process that is not ready because its names are known to conflict with the store's notes.
+    pub fn has_own_names(&self) -> Result<(), LedgerError> {
+        let conflicts = |(state, _): &(ReplicaState, _)| *state == ReplicaState::NamesDiffer;
+        let is_known = lock(&self.standing.conflict).as_ref().is_some_and(conflicts);
+        if is_known && !self.freshness.is_named() { Err(LedgerError::NamesDiffer) } else { Ok(()) }
     }
 
     /// No lookup is made by names that may have another meaning.

@@ -64,14 +64,14 @@ impl Replica {
                 // Reading the log may take longer than an announcement lasts.
                 Some((_, false)) => drop(ledger.keep_repairing(&self.name).await),
                 None if self.cannot_add().is_some() => self.renew_log(ledger).await,
-                None if self.stats.store_up() => self.offer(ledger).await,
+                None if self.stats.store_up() && self.has_own_names().is_ok() => self.offer(ledger).await,
                 None => {}
             }
         }
     }
 
     /// Writes back every entry of the index that is not in the log, unless a peer does it first, or another
-    /// loss is found.
+    /// loss is found; and the meaning of issuers' names, which a process that starts compares with its own.
     async fn put_back(&self, ledger: &RedisLedger, seen: &Arc<RevocationIndex>) {
         let is_current = |loss: &Loss| Arc::ptr_eq(&loss.seen, seen);
         let mut put_back = 0;
@@ -79,7 +79,10 @@ impl Replica {
             let began = Steady::now();
             let missing = self.missing(seen).await.len();
             self.stats.reseed_waiting.set(gauge(missing));
-            if missing == 0 {
+            let named = self.restore_names().await;
+            if let Err(error) = &named {
+                tracing::debug!(%error, "issuers' names not noted again");
+            } else if missing == 0 {
                 if self.loss().take_if(|loss| is_current(loss)).is_some() {
                     let _ = ledger.end_repairing(&self.name).await; // The announcement expires by itself.
                     tracing::info!(put_back, "revocation store is complete again");
@@ -90,7 +93,9 @@ impl Replica {
                 Ok(true) => match self.write_missing(ledger, seen).await {
                     Ok(written) => {
                         put_back += written;
-                        continue;
+                        if named.is_ok() {
+                            continue;
+                        }
                     }
                     Err(error) => tracing::debug!(%error, "revocations not written back"),
                 },

@@ -60,7 +60,7 @@ pub(super) struct Confirmation {
     uncertain_until: Option<String>,
     /// The number of streams that the revocation ended, at all instances that have reported it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    streams: Option<usize>,
+    pub(super) streams: Option<usize>,
     /// See [`Receipt::lapsed`].
     #[serde(skip)]
     pub(super) lapsed: bool,

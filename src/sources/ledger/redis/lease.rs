@@ -254,7 +254,15 @@ impl RedisLedger {
     }
 
     /// Ends a lease at once; its holder must not decide any more.
-    pub(in crate::sources) async fn withdraw(&self, name: &str) -> Result<(), LedgerError> {
+    ///
+    /// A receipt relies on it that a withdrawn lease has left no lead unreported: if the margins cannot be noted, the
+    /// lease is left to lapse.
+    pub(in crate::sources) async fn withdraw(
+        &self,
+        name: &str,
+        leads: &[(IssuerName, Lead)],
+    ) -> Result<(), LedgerError> {
+        self.shared.pipeline(self, self.note_margins(leads)).await?;
         let end = Command::new("ZADD").arg(&*self.keys.instances).arg("0").arg(name);
         self.shared.call(self, end, self.deadline()).await?;
         let delete = Command::new("DEL").arg(self.keys.instance(name));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::super::LedgerError;
 use super::RedisLedger;
+use super::answer::{Answer, short};
 use super::session::Command;
 use crate::authz::claims::Timestamp;
 use crate::sources::names::{Names, Note};
@@ -16,11 +17,18 @@ use crate::sources::names::{Names, Note};
 const KEPT: Duration = Duration::from_secs(801 * 24 * 3600);
 
 impl RedisLedger {
-    pub(in crate::sources) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+    /// Fails if the store has not `epoch`, if that is given.
+    pub(in crate::sources) async fn noted_names(&self, epoch: Option<&str>) -> Result<Vec<Note>, LedgerError> {
         let all = Command::new("ZRANGE").arg(&*self.keys.issuers).args(["0", "-1", "WITHSCORES"]);
-        let notes = self.shared.call(self, all, self.deadline()).await?;
+        // A loss of the notes before they are read shows in the epoch, which is read after them.
+        let meta = Command::new("GET").arg(&*self.keys.meta);
+        let answers = self.shared.pipeline(self, vec![all, meta]).await?;
+        let [notes, meta] = answers.as_slice() else { return Err(short()) };
+        if epoch.is_some_and(|epoch| meta.text() != Some(epoch)) {
+            return Err(LedgerError::Unavailable { cause: "the store has lost its data".into() });
+        }
         let read = |text: &str, seen| Names::is_note(text).then(|| (text.to_owned(), seen));
-        self.members(&self.keys.issuers, &notes, read)
+        self.members(&self.keys.issuers, notes, read)
     }
 
     pub(in crate::sources) async fn note_names(
