@@ -96,6 +96,8 @@ export class Revocations {
     this.searchForToken();
     const asked = { kind: $('search-kind').value, id: $('search-id').value.trim(), issuer: $('search-issuer').value, origin: $('search-origin').value };
     this.query = new URLSearchParams(Object.entries(asked).filter(([, value]) => value));
+    this.isFiltered = this.query.size > 0;
+    this.query.set('order', 'newest');
     return this.load();
   }
 
@@ -131,7 +133,7 @@ export class Revocations {
     }
     const isAll = this.cursor === null;
     const nothing = this.items.length === 0 ? (this.query.has('id') ? 'No revocation has this id' : 'No revocations') : null;
-    $('found').textContent = nothing ?? (isAll ? some(this.items.length, 'revocation') : `The first ${count(this.items.length)}${this.query.size || this.total === undefined ? '' : ` of ${count(this.total)}`}; scroll for more`);
+    $('found').textContent = nothing ?? (isAll ? some(this.items.length, 'revocation') : `The latest ${count(this.items.length)}${this.isFiltered || this.total === undefined ? '' : ` of ${count(this.total)}`}; scroll for more`);
     this.list.set(this.items, isAll);
   }
 

@@ -1,5 +1,6 @@
 //! `GET /v1/revocations`: the revocations that this instance applies, page by page.
 
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use axum::extract::State;
@@ -15,8 +16,8 @@ use super::super::openapi::names;
 use super::super::problem::{Error, Problem, ProblemDetails};
 use super::KindName;
 use crate::api::explain::watermark;
-use crate::authz::claims::IssuerName;
-use crate::authz::revocation::{Kind, Origin, Revocation, RevocationIndex, Target, TargetId};
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::{Kind, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
 use crate::clock;
 
 /// A filter of the revocations, and a page.
@@ -35,7 +36,11 @@ pub(in crate::api::http) struct ListQuery {
     /// Only of this origin.
     #[param(inline, value_type = Option<OriginName>)]
     origin: Option<String>,
-    /// `next_cursor` of the previous page.
+    /// `target` (the default): by issuer, kind, id and origin. `newest`: the latest `since` first, or `at` where that is
+    /// null; those with neither are last.
+    #[param(schema_with = orders, required = false)]
+    order: Option<String>,
+    /// `next_cursor` of the previous page, in the same order.
     cursor: Option<String>,
     /// The most items on the page; at most, and by default, `limits.list_page`.
     #[param(minimum = 1)]
@@ -54,10 +59,16 @@ impl PartialSchema for OriginName {
     }
 }
 
+const ORDERS: [&str; 2] = ["target", "newest"];
+
+fn orders() -> RefOr<Schema> {
+    names("The order of a list.", ORDERS)
+}
+
 /// A page of the list.
 #[derive(Serialize, ToSchema)]
 pub(in crate::api::http) struct RevocationPage {
-    /// In the order of issuer, kind, id and origin.
+    /// In the requested order.
     revocations: Vec<RevocationItem>,
     /// The start of the next page; null on the last.
     next_cursor: Option<String>,
@@ -121,8 +132,8 @@ fn parameter(name: &str, detail: String) -> Problem {
     Problem::new(Error::InvalidParameter, detail).at(name)
 }
 
-/// The sort key of a list.
-type Key = (Target, Origin);
+/// The sort key of a list: the time in the order `newest`, the same for all in the order `target`; then the target.
+type Key = (Reverse<Option<Timestamp>>, Target, Origin);
 
 struct Filter {
     issuer: Option<IssuerName>,
@@ -130,6 +141,7 @@ struct Filter {
     /// The possible readings of the requested id.
     id: Option<[TargetId; 2]>,
     origin: Option<Origin>,
+    newest: bool,
     after: Option<Key>,
 }
 
@@ -146,8 +158,14 @@ impl Filter {
             Origin::parse(name)
                 .ok_or_else(|| parameter("origin", format!("must be {}", Origin::ALL.map(Origin::as_str).join(" or "))))
         });
+        let newest = match query.order.as_deref() {
+            None | Some("target") => false,
+            Some("newest") => true,
+            Some(_) => return Err(parameter("order", format!("must be {}", ORDERS.join(" or ")))),
+        };
         let after = query.cursor.as_deref().map(|text| {
             read_cursor(text)
+                .filter(|(Reverse(time), ..)| newest || time.is_none())
                 .ok_or_else(|| parameter("cursor", "must be the next_cursor of the previous page".to_owned()))
         });
         Ok(Self {
@@ -155,6 +173,7 @@ impl Filter {
             kind: kind.transpose()?,
             id: query.id.as_deref().map(|id| [TargetId::from_stored(id), TargetId::new(id)]),
             origin: origin.transpose()?,
+            newest,
             after: after.transpose()?,
         })
     }
@@ -172,7 +191,8 @@ impl Filter {
         let now = clock::now();
         let mut first: BinaryHeap<Entry> = BinaryHeap::with_capacity(count + 1);
         for revocation in index.revocations().filter(|found| self.fits(found) && found.expires_at > now) {
-            let entry = Entry((revocation.target.clone(), revocation.origin), revocation);
+            let time = self.newest.then(|| made_at(&revocation)).flatten();
+            let entry = Entry((Reverse(time), revocation.target.clone(), revocation.origin), revocation);
             let wanted = self.after.as_ref().is_none_or(|after| entry.0 > *after)
                 && (first.len() < count || first.peek().is_some_and(|last| entry < *last));
             if wanted {
@@ -209,6 +229,13 @@ impl Ord for Entry {
     }
 }
 
+/// When the revocation was made, in whole seconds, as far as that is known.
+fn made_at(revocation: &Revocation) -> Option<Timestamp> {
+    let Revocation { note, watermark, .. } = revocation;
+    let at = note.as_ref().map(|note| note.since).or((*watermark != Watermark::FOREVER).then(|| watermark.instant()));
+    at.map(|at| Timestamp::from_secs(at.as_secs()))
+}
+
 fn item(revocation: &Revocation) -> RevocationItem {
     let note = revocation.note.as_deref();
     RevocationItem {
@@ -224,24 +251,27 @@ fn item(revocation: &Revocation) -> RevocationItem {
     }
 }
 
-fn cursor((target, origin): &Key) -> String {
+fn cursor((Reverse(time), target, origin): &Key) -> String {
     let Target { issuer, kind, id } = target;
-    URL_SAFE_NO_PAD.encode(format!("{issuer} {kind} {} {id}", origin.as_str()))
+    let time = time.map_or_else(|| "-".to_owned(), |time| time.as_millis().to_string());
+    URL_SAFE_NO_PAD.encode(format!("{time} {issuer} {kind} {} {id}", origin.as_str()))
 }
 
 fn read_cursor(text: &str) -> Option<Key> {
     let text = String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()?;
-    let mut words = text.splitn(4, ' ');
+    let mut words = text.splitn(5, ' ');
+    let time = match words.next()? {
+        "-" => None,
+        millis => Some(Timestamp::from_millis(millis.parse().ok()?)),
+    };
     let (issuer, kind) = (IssuerName::parse(words.next()?)?, Kind::parse(words.next()?)?);
     let (origin, id) = (Origin::parse(words.next()?)?, TargetId::from_stored(words.next()?));
-    Some((Target::new(issuer, kind, id), origin))
+    Some((Reverse(time), Target::new(issuer, kind, id), origin))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::claims::Timestamp;
-    use crate::authz::revocation::Watermark;
 
     #[test]
     fn pages_go_through_everything_once_in_order() {
@@ -252,7 +282,11 @@ mod tests {
             let kind = Kind::ALL[number % Kind::ALL.len()];
             let target = Target::new(issuer, kind, TargetId::new(&format!("id {number}")));
             for origin in [Origin::SignedOut, Origin::Revoked] {
-                let watermark = Watermark::at(Timestamp::from_secs(1));
+                let watermark = if number % 7 == 0 {
+                    Watermark::FOREVER
+                } else {
+                    Watermark::at(Timestamp::from_secs(number as i64 / 2))
+                };
                 let target = target.clone();
                 index.apply(
                     &Revocation { target, watermark, expires_at, origin, note: None },
@@ -260,16 +294,23 @@ mod tests {
                 );
             }
         }
-        let mut filter = Filter { issuer: None, kind: None, id: None, origin: None, after: None };
-        let mut keys = Vec::new();
-        loop {
-            let page = filter.first(&index, 7);
-            let Some((last, _)) = page.last() else { break };
-            assert_eq!(read_cursor(&cursor(last)).as_ref(), Some(last));
-            filter.after = Some(last.clone());
-            keys.extend(page.into_iter().map(|(key, _)| key));
+        for newest in [false, true] {
+            let mut filter = Filter { issuer: None, kind: None, id: None, origin: None, newest, after: None };
+            let (mut keys, mut items) = (Vec::new(), Vec::new());
+            loop {
+                let page = filter.first(&index, 7);
+                let Some((last, _)) = page.last() else { break };
+                assert_eq!(read_cursor(&cursor(last)).as_ref(), Some(last));
+                filter.after = Some(last.clone());
+                for (key, item) in page {
+                    keys.push(key);
+                    items.push(item);
+                }
+            }
+            assert_eq!(keys.len(), 200);
+            assert!(keys.is_sorted_by(|one, next| one < next));
+            let dated: Vec<_> = items.iter().map(|item| item.at.as_str()).take_while(|at| *at != "*").collect();
+            assert_eq!(newest, dated.is_sorted_by(|one, next| one >= next) && dated.len() == 170, "{dated:?}");
         }
-        assert_eq!(keys.len(), 200);
-        assert!(keys.is_sorted_by(|one, next| one < next));
     }
 }
