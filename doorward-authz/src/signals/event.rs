@@ -126,11 +126,15 @@ impl Effect {
 /// 7644 section 3.10).
 fn deactivates(event: &Map<String, Value>) -> bool {
     let list = |value: Option<&Value>| value.and_then(Value::as_array).cloned().unwrap_or_default();
-    if list(member(event, "attributes")).iter().any(is_active) {
+    let names_active = |object| list(member(object, "attributes")).iter().any(is_active);
+    if names_active(event) {
         return true;
     }
     let Some(data) = member(event, "data").and_then(Value::as_object) else { return false };
-    takes_active(data) || list(member(data, "Operations")).iter().filter_map(Value::as_object).any(removes_active)
+    // Transmitters put the attributes of a notice at either place.
+    names_active(data)
+        || takes_active(data)
+        || list(member(data, "Operations")).iter().filter_map(Value::as_object).any(removes_active)
 }
 
 /// The schema of users (RFC 7643 section 8.2).
@@ -296,6 +300,8 @@ mod tests {
         let notice = "urn:ietf:params:scim:event:prov:patch:notice";
         check(notice, json!({"attributes": ["name", "active"]}), Some(Effect::User));
         check(notice, json!({"attributes": ["name", USER_ACTIVE]}), Some(Effect::User));
+        check(notice, json!({"data": {"attributes": ["name", "active"]}}), Some(Effect::User));
+        check(notice, json!({"data": {"attributes": ["name"]}}), Some(Effect::Nothing));
         check(notice, json!({"attributes": ["name"]}), Some(Effect::Nothing));
         check("urn:ietf:params:scim:event:feed:remove", json!({}), Some(Effect::Nothing));
     }
