@@ -8,7 +8,7 @@
 import assert from 'node:assert/strict';
 
 import { checkContrast, closing, launch, windows } from '../support/browser.mjs';
-import { button, checkKeyboard, checkLevers, checkNarrow, checkStory, checkText, lookAtStates, signIn, tiles } from './page_checks.mjs';
+import { button, checkKeyboard, checkLevers, checkLooks, checkNarrow, checkStory, checkText, lookAtStates, signIn, tiles } from './page_checks.mjs';
 import { record } from './recording.mjs';
 
 const [folder, executablePath, url, variant, picture, recording] = process.argv.slice(2);
@@ -160,6 +160,7 @@ try {
   await checkStory(teller);
   await recorded;
   await teller.context().close();
+  await inWindow({}, checkLooks, variant);
   if (variant === '--sidecars') await inWindow({}, checkLevers);
   if (picture) await inWindow({}, takePicture);
   await story(); // Last: it leaves Alice with another password.

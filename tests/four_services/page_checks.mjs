@@ -144,6 +144,20 @@ export async function checkStory(page) {
   await tiles(page, 'allowed', 'own');
 }
 
+/** Where nothing can be broken, the page says how; its documentation and, if there is one, its console can be opened. */
+export async function checkLooks(page, variant) {
+  const hint = page.locator('#broken .hint');
+  if (variant === '--sidecars') await page.locator('#broken .breaking').waitFor();
+  else await hint.getByText('./envoy/demo.sh --sidecars').waitFor();
+  assert.equal(await hint.isVisible(), variant !== '--sidecars');
+  assert.equal(await page.locator('#broken .levers button').count() > 0, variant === '--sidecars');
+  for (const name of ['Documentation', 'Metrics', 'Console']) {
+    const address = await page.getByRole('link', { name, exact: true }).evaluate((link) => link.href);
+    const answer = await page.request.get(address);
+    assert.equal(answer.status(), 200, address);
+  }
+}
+
 /** What breaks, and what the services answer then. Only where Redis and several Doorwards run. */
 export async function checkLevers(page) {
   const lever = (name) => page.locator(`button[data-lever="${name}"]`);

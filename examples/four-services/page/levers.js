@@ -74,8 +74,10 @@ export class Levers {
       return link;
     });
     document.getElementById("links").append(...links.flatMap((link) => [" · ", link]));
-    if (this.#seen.levers.length === 0) return;
     this.#root.hidden = false;
+    if (this.#seen.levers.length === 0) return;
+    this.#root.querySelector(".hint").hidden = true;
+    this.#root.querySelector(".breaking").hidden = false;
     this.#root.querySelector(".levers").replaceChildren(...this.#seen.levers.map((lever) => {
       const button = document.createElement("button");
       button.dataset.lever = lever;

@@ -7,9 +7,10 @@ use axum::routing::get;
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
 const IMAGE: &str = "image/svg+xml";
 
-const FILES: [(&str, &str, &str); 12] = [
+const FILES: [(&str, &str, &str); 13] = [
     ("/", HTML, include_str!("../../page/index.html")),
     ("/page/page.css", CSS, include_str!("../../page/page.css")),
     ("/page/icon.svg", IMAGE, include_str!("../../page/icon.svg")),
@@ -21,6 +22,7 @@ const FILES: [(&str, &str, &str); 12] = [
     ("/page/stage.js", SCRIPT, include_str!("../../page/stage.js")),
     ("/page/story.js", SCRIPT, include_str!("../../page/story.js")),
     ("/page/tiles.js", SCRIPT, include_str!("../../page/tiles.js")),
+    ("/page/docs.md", TEXT, include_str!("../../../../docs/README.md")),
     ("/page/timeline.js", SCRIPT, include_str!("../../page/timeline.js")),
 ];
 
