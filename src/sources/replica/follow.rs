@@ -163,7 +163,7 @@ impl Replica {
         let began = Steady::now();
         let (mut checked, mut published): (Option<Steady>, Option<Steady>) = (None, None);
         let mut needs_goal = false; // The last page did not reach the end of the log.
-        let (mut is_settled, mut lease) = (false, Held::default());
+        let (mut is_settled, mut is_told, mut lease) = (false, false, Held::default());
         loop {
             if self.clocks.take_read_again() {
                 if let Err(error) = self.read_again(feed, ledger).await {
@@ -178,9 +178,19 @@ impl Replica {
                 match self.settling(feed, life, began).await? {
                     None => {
                         is_settled = true;
+                        checked = None; // So that the next read does not wait for an entry.
                         self.lease_state.note_settled(Some(&life.epoch));
                     }
-                    Some(wait) => block = block.min(wait),
+                    Some(wait) => {
+                        block = block.min(wait);
+                        if !std::mem::replace(&mut is_told, true) {
+                            tracing::info!(
+                                "the store was founded, restarted or failed over: waiting up to a second for \
+                                 instances that may write back what it lost (an empty store does not show whether it \
+                                 was ever used)"
+                            );
+                        }
+                    }
                 }
             }
             // Only a read that begins now, on a store that has settled, makes the view fresh.
