@@ -47,9 +47,7 @@ mod templates;
 
 pub(crate) use fault::shown_url;
 pub use fault::{Fault, Faults, KeyPath, Place};
-pub use file::{
-    ConfigFile, Detail, Errors, Limits, List, Log, LogDecisions, LogFormat, LogLevel, Read, Span, SubjectFormat, When,
-};
+pub use file::{ConfigFile, Detail, Errors, Limits, List, Log, LogFormat, LogLevel, Read, Span, SubjectFormat, When};
 pub use issuers::{Introspection, IssuerConfig, KeySource};
 pub use listen::{CheckAddress, Listen, Tls};
 pub use requests::{Identity, Payload, TokenConfig};

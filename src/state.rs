@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::authz::answer::Responder;
 use crate::authz::authorizer::{Authorizer, View};
@@ -97,8 +99,11 @@ impl Policy {
 }
 
 /// The decisions that are logged.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum DecisionLog {
+    /// Refusals.
+    #[default]
     Denied,
     All,
     None,

@@ -8,7 +8,7 @@ use prometheus::IntCounterVec;
 
 use crate::authz::claims::IssuerName;
 use crate::clock;
-use crate::config::{self, Config, IssuerConfig, KeySource, LogDecisions, Store};
+use crate::config::{self, Config, IssuerConfig, KeySource, Store};
 use crate::metrics::Metrics;
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
@@ -18,7 +18,7 @@ use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::sources::status_lists::StatusListSettings;
 use crate::state::admin_key::AdminKeys;
-use crate::state::{DecisionLog, Policy, State};
+use crate::state::{Policy, State};
 use crate::traces::Traces;
 
 /// The state for a configuration, with nothing read or fetched yet, and the sender of its replay alarms, if
@@ -42,11 +42,6 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSende
 /// The policy of a configuration; keys that must be fetched are not in it yet.
 #[must_use]
 pub fn policy(config: &Config) -> Policy {
-    let decision_log = match config.telemetry.log.decisions {
-        LogDecisions::Denied => DecisionLog::Denied,
-        LogDecisions::All => DecisionLog::All,
-        LogDecisions::None => DecisionLog::None,
-    };
     let admin_keys = AdminKeys::new(config.admin_keys.clone());
     let transmitters = config.transmitters.iter().map(|transmitter| Arc::new(transmitter.trusted.clone())).collect();
     let publisher = |issuer: &IssuerConfig| Some((issuer.trusted.name.clone(), issuer.publisher.clone()?));
@@ -54,7 +49,7 @@ pub fn policy(config: &Config) -> Policy {
     Policy {
         authorizer: config.authorizer(),
         responder: config.responder(),
-        decision_log,
+        decision_log: config.telemetry.log.decisions,
         admin_keys,
         transmitters,
         max_wait: *config.limits.decision_timeout,
