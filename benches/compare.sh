@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures the CPU time of a decision per request, beside servers that do less or other things:
 #
-#     ./benches/compare.sh [--quick] [--json] [--only direct|envoy|module|settings|profile|start]
+#     ./benches/compare.sh [--quick] [--json] [--only direct|envoy|module|rate|settings|profile|start]
 #
 # Builds Doorward and the servers of benches/compare/ with the release profile, starts them one
 # after the other and loads them with h2load: straight, over Unix sockets, with a CheckRequest

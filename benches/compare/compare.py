@@ -33,7 +33,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 CHECK = "http://localhost/envoy.service.auth.v3.Authorization/Check"
 REVOCATIONS = 1_000_000
 MARK = "\0"
-HELP = "module: the same decision inside Envoy; settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
+HELP = "module: the same decision inside Envoy; rate: at 500 requests a second; settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
 BREAKERS = r" {6}circuit_breakers:\n(?: {8}.*\n)+"
 PATIENCE = 60
 
@@ -293,17 +293,35 @@ class Bench:
         }
         return self.load_all(variants)
 
-    def load_all(self, variants):
+    def at_low_rate(self):
+        """500 requests a second, from ten connections: what a check costs when threads sleep between checks."""
+        doorward, check = self.doorward("rate", self.filled("rate"))
+        noop_socket = f"unix:{self.directory}/noop-rate.sock"
+        noop = self.start(BINARIES["noop"], noop_socket)
+        single_socket = f"unix:{self.directory}/single-rate.sock"
+        single = self.start(BINARIES["noop"], single_socket, env={"TOKIO_WORKER_THREADS": "1"})
+        for address in (noop_socket, single_socket):
+            wait_for("compare-noop", lambda address=address: connects(address))
+        variants = {
+            "nothing": ((), NOTHING),
+            "jwt_authn with its cache": ((), jwt_authn(self.jwks, cache=True)),
+            "no-op, UDS, allowed headers": ((noop,), ext_authz(noop_socket, everything=False)),
+            "the same on one thread": ((single,), ext_authz(single_socket, everything=False)),
+            "Doorward": ((doorward,), ext_authz(check, everything=False)),
+        }
+        return self.load_all(variants, ["-c", 10, "--rps", 50], requests=5_000)
+
+    def load_all(self, variants, how=("-c", 64), requests=40_000):
         """Rounds of CPU per request, of Envoy and of what stands beside it."""
         envoys = {name: self.envoy(f"{at}", filters) for at, (name, (_, filters)) in enumerate(variants.items())}
-        requests = int(40_000 * self.scale)
+        requests = int(requests * self.scale)
         taken = {name: [] for name in variants}
 
         def load(name, requests):
             envoy, port, _ = envoys[name]
             beside = variants[name][0]
             before = (envoy.cpu(), sum(server.cpu() for server in beside))
-            done = h2load("--h1", "-n", requests, "-c", 64, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
+            done = h2load("--h1", "-n", requests, *how, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
             return [(envoy.cpu() - before[0]) / done * 1e6, (sum(server.cpu() for server in beside) - before[1]) / done * 1e6]
 
         for name in variants:
@@ -483,14 +501,17 @@ def report_direct(taken, memory, message, ratios):
     ratios["decision_vs_h2_8"] = ratio_of(taken["doorward", 8], taken["h2", 8])
 
 
-def report_envoy(taken, ratios):
+def report_envoy(taken, ratios, how="64 connections"):
     nothing = statistics.median(envoy for envoy, _ in taken["nothing"])
     added = {name: [envoy - nothing + service for envoy, service in rounds] for name, rounds in taken.items()}
-    print(f"\nThrough Envoy, one worker, 64 connections, the shipped configuration; CPU µs added per request to {nothing:.1f}")
+    print(f"\nThrough Envoy, one worker, {how}, the shipped configuration; CPU µs added per request to {nothing:.1f}")
     print(f"{'':34} {'Envoy':>8} {'service':>8} {'together':>30}")
     for name, rounds in taken.items():
         envoy = statistics.median(envoy for envoy, _ in rounds) - nothing
         print(f"{name:34} {envoy:8.1f} {statistics.median(service for _, service in rounds):8.1f} {spread(added[name]):>30}")
+    if "jwt_authn" not in added:
+        ratios["service_vs_noop_one_thread_low_rate"] = ratio_of(*([service for _, service in taken[name]] for name in ("Doorward", "the same on one thread")))
+        return
     ratios["envoy_added_vs_jwt_authn"] = ratio_of(added["Doorward"], added["jwt_authn"])
     if "module" in added:
         ratios["module_vs_ext_authz"] = ratio_of(added["module"], added["Doorward"])
@@ -545,14 +566,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="write target/compare.json")
-    parser.add_argument("--only", choices=["direct", "envoy", "module", "settings", "profile", "start"], help=HELP)
+    parser.add_argument("--only", choices=["direct", "envoy", "module", "rate", "settings", "profile", "start"], help=HELP)
     args = parser.parse_args()
     caption = f"{datetime.date.today()}, {machine()}; medians of interleaved rounds"
     ratios, direct, added = {}, None, None
     with tempfile.TemporaryDirectory(prefix="doorward-compare-") as directory:
         bench = Bench(directory, rounds=5 if args.quick else 9, scale=0.3 if args.quick else 1)
         try:
-            message = bench.capture() if args.only != "module" else None
+            message = bench.capture() if args.only not in ("module", "rate") else None
             if args.only == "settings":
                 return report_settings(*bench.settings())
             if args.only == "start":
@@ -561,10 +582,12 @@ def main():
                 return profiling.report(profiling.shares(bench))
             if args.only == "module":
                 report_envoy(bench.inside(), ratios)
+            elif args.only == "rate":
+                report_envoy(bench.at_low_rate(), ratios, "500 requests a second on 10 connections")
             elif args.only != "envoy":
                 direct, memory = bench.direct()
                 report_direct(direct, memory, message, ratios)
-            if args.only not in ("direct", "module"):
+            if args.only not in ("direct", "module", "rate"):
                 added = report_envoy(bench.through_envoy(), ratios)
         finally:
             bench.end()
