@@ -202,6 +202,11 @@ impl Replica {
         self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// The issuers with tokens whose lead was not measured here (see [`Lead::is_unmeasured`]).
+    pub(super) fn unmeasured(&self) -> Vec<IssuerName> {
+        self.leads().into_iter().filter(|(_, lead)| lead.is_unmeasured()).map(|(name, _)| name).collect()
+    }
+
     /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
     /// read.
     pub async fn read_leads(&self) {

@@ -133,8 +133,8 @@ pub struct Receipt {
     pub uncertain_for: Option<Duration>,
     /// The streams that it ended.
     pub streams: usize,
-    /// Whether the lease of an instance that has not reported since expired during the wait, or within the leeway
-    /// before it: the instance may have verified tokens whose dates it did not report.
+    /// Whether an instance may have verified tokens whose leads it did not report: its lease expired during the wait or
+    /// within the leeway before it; or it measured no lead.
     pub lapsed: bool,
 }
 
@@ -291,6 +291,7 @@ impl Replica {
             skew_ms: self.ahead_ms(),
             role: self.lease_state.role.get().copied().unwrap_or_default().into(),
             unapplied: lease_state.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            unmeasured: self.unmeasured(),
             ..Report::default()
         }
     }
@@ -326,16 +327,13 @@ impl Replica {
     /// While it is not known that its names mean the same in the store, this instance confirms nothing: instances that
     /// decide may have other names. The wait ends when a conflict is known ([`Self::has_own_names`]).
     ///
-    /// `stored`: the place that [`Self::revoke`] returned.
-    pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
-        self.confirm_telling(revocation, stored, patience, &|_| {}).await
-    }
-
-    /// As [`Self::confirm`]; `tell` gets each receipt on the way, some hundred in a second.
-    pub async fn confirm_telling(
+    /// `stored`: the place that [`Self::revoke`] returned. `asked`: no later than the clocks were read for its watermark.
+    /// `tell` gets each receipt on the way, some hundred in a second.
+    pub async fn confirm(
         &self,
         revocation: &Revocation,
         stored: Position,
+        asked: Steady,
         patience: Duration,
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Receipt {
@@ -357,20 +355,15 @@ impl Replica {
         let wanted = ledger.request_progress(revocation).await.unwrap_or(stored).max(stored);
         let waiting = vec![self.name.to_string()];
         let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0, lapsed: false };
-        let mut since = None;
         let [mut pause, longest] = POLL;
         loop {
             if let Ok(leases) = self.leases(ledger).await {
-                let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
                 if !self.freshness.is_named() && !receipt.waiting.iter().any(|name| **name == *self.name) {
                     receipt.waiting.push(self.name.to_string());
                     receipt.applied -= 1;
                 }
-                // Lease ends by a clock that was set are not evidence; all such leases have expired when the clock has
-                // been stable for this long.
-                let is_known = leases.stable_for >= ledger.longest_lease() + self.clocks.leeway();
-                receipt.lapsed = leases.lapsed.iter().any(|(_, ended)| !is_known || *ended > since);
+                receipt.lapsed = self.has_untold(&leases, &revocation.target.issuer, asked, ledger.longest_lease());
                 if receipt.is_confirmed() {
                     return receipt;
                 }

@@ -50,6 +50,8 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) role: Box<str>,
     /// Streams that were ended by the latest entries that request a receipt.
     pub(in crate::sources) ended: Vec<(Position, usize)>,
+    /// Issuers with tokens that it verified while it measured no lead; no more than the configuration has.
+    pub(in crate::sources) unmeasured: Vec<IssuerName>,
 }
 
 /// A running lease.
@@ -255,14 +257,17 @@ impl RedisLedger {
 
     /// Ends a lease at once; its holder must not decide any more.
     ///
-    /// A receipt relies on it that a withdrawn lease has left no lead unreported: if the margins cannot be noted, the
-    /// lease is left to lapse.
+    /// A receipt relies on it that a withdrawn lease has left no lead unreported: if the margins cannot be noted, or one is
+    /// not measured, the lease is left to lapse.
     pub(in crate::sources) async fn withdraw(
         &self,
         name: &str,
         leads: &[(IssuerName, Lead)],
     ) -> Result<(), LedgerError> {
         self.shared.pipeline(self, self.note_margins(leads)).await?;
+        if leads.iter().any(|(_, lead)| lead.is_unmeasured()) {
+            return Err(LedgerError::Unavailable { cause: "a lead is not measured".into() });
+        }
         let end = Command::new("ZADD").arg(&*self.keys.instances).arg("0").arg(name);
         self.shared.call(self, end, self.deadline()).await?;
         let delete = Command::new("DEL").arg(self.keys.instance(name));
@@ -282,12 +287,14 @@ impl RedisLedger {
 
 /// Space-separated; later versions may append fields.
 fn encoded(report: &Report) -> String {
-    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, role, ended } = report;
+    let Report { at, position, view_age, uptime, state, version, .. } = report;
+    let Report { unapplied, skew_ms, streams, role, ended, unmeasured, .. } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
     let role = if role.is_empty() { String::new() } else { format!(" role={role}") };
     let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
     let ended: Vec<_> = ended.iter().map(|(position, count)| format!(" ended={position}/{count}")).collect();
-    let more = [unapplied, ended].concat().concat();
+    let unmeasured: Vec<_> = unmeasured.iter().map(|issuer| format!(" unmeasured={issuer}")).collect();
+    let more = [unapplied, ended, unmeasured].concat().concat();
     let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
     let (at, uptime) = (at.as_millis(), uptime.as_secs());
     format!("{position} {at} {view_age} {uptime} {state} {version}{skew} streams={streams}{role}{more}")
@@ -314,6 +321,7 @@ fn read(text: &str) -> Option<Report> {
         streams: more.iter().find_map(|word| word.strip_prefix("streams=")?.parse().ok()).unwrap_or_default(),
         role: more.iter().find_map(|word| word.strip_prefix("role=")).unwrap_or_default().into(),
         ended: more.iter().filter_map(ended).collect(),
+        unmeasured: more.iter().filter_map(|word| IssuerName::parse(word.strip_prefix("unmeasured=")?)).collect(),
     })
 }
 
@@ -335,6 +343,7 @@ mod tests {
             streams: 7,
             role: "module".into(),
             ended: vec![(Position { millis: 1, sequence: 2 }, 3), (Position { millis: 4, sequence: 5 }, 0)],
+            unmeasured: ["main", "other"].into_iter().filter_map(IssuerName::parse).collect(),
         };
         assert_eq!(read(&encoded(&report)), Some(report.clone()));
         assert_eq!(read(&format!("{} more", encoded(&report))), Some(report));

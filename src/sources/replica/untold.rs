@@ -1,0 +1,25 @@
+//! Leads of tokens that no instance has reported: a receipt then covers the whole leeway.
+
+use std::time::Duration;
+
+use super::super::ledger::{Lease, Leases};
+use super::Replica;
+use crate::authz::claims::IssuerName;
+use crate::clock::Steady;
+
+impl Replica {
+    /// Whether an instance may have verified tokens of the issuer, up to the leeway before `asked` or later, without having
+    /// reported how far they are dated ahead. The answer counts when the receipt is confirmed: this process has watched the
+    /// store's clock for a while by then.
+    pub(super) fn has_untold(&self, listed: &Leases, issuer: &IssuerName, asked: Steady, longest: Duration) -> bool {
+        let is_unmeasured = |lease: &Lease| lease.report.as_ref().is_some_and(|it| it.unmeasured.contains(issuer));
+        if self.unmeasured().contains(issuer) || listed.running.iter().any(is_unmeasured) {
+            return true;
+        }
+        // All leases by a clock that was set have expired after so long.
+        let (waited, expired) = (asked.elapsed(), longest + self.clocks.leeway());
+        let is_known = listed.stable_for >= expired + waited;
+        let since = listed.now.minus(self.clocks.leeway() + waited);
+        listed.lapsed.iter().any(|(_, ended)| !is_known || *ended > since)
+    }
+}

@@ -1,0 +1,50 @@
+//! Receipts cover the leeway while an instance may have verified tokens whose lead no instance knows.
+
+use serde_json::json;
+
+use super::leads::{certain_config, dated};
+use crate::api::{post, reason};
+use crate::ledger::support::RedisServer;
+use crate::support::clock::Clock;
+use crate::support::doorward::Doorward;
+use crate::support::grpc::Checks;
+use crate::support::tokens::{Tokens, now};
+use crate::support::{TempDir, eventually};
+
+/// The default.
+const LEEWAY: i64 = 30;
+
+/// By how many seconds the instant of a confirmed receipt is later than the request.
+async fn covered(doorward: &Doorward, user: &str) -> i64 {
+    let asked = now();
+    let body = json!({"kind": "user", "id": user});
+    let reply = post(doorward, "/v1/revocations?wait=all&timeout=50s", &body).await;
+    assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
+    doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap().as_secs() - asked
+}
+
+/// An issuer leads, and the first instance that sees it measures no lead: its clocks differ, and it has not watched the
+/// store's for long enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let other = Doorward::start(&config).await;
+    let ahead = Clock::at("+3s");
+    let first = Doorward::launch_by(ahead.doorward(), TempDir::new(), &config).await;
+    first.ready().await;
+    let skew = async || first.metric("doorward_clock_skew_seconds{of=\"store\"}").await.unwrap_or_default();
+    eventually("its clocks differ", async || skew().await > 2.0).await;
+    let checks = Checks::connect(&first.check).await;
+    // A date that was verified, and a later one of the same lead.
+    assert_eq!(reason(&checks, &dated(&tokens, "somebody", 15)).await, "ok");
+    let [of_alice, of_bob] = ["alice", "bob"].map(|user| dated(&tokens, user, 20));
+    let (alice, bob) = tokio::join!(covered(&first, "alice"), covered(&other, "bob"));
+    assert!(alice >= LEEWAY && bob >= LEEWAY, "{alice} {bob}");
+    assert_eq!(reason(&checks, &of_alice).await, "revoked");
+    assert_eq!(reason(&Checks::connect(&other.check).await, &of_bob).await, "revoked");
+    // Once it has watched for long enough, it measures the lead of what it verified before.
+    let lead = async || first.metric("doorward_clock_skew_seconds{of=\"dev\"}").await.unwrap_or_default();
+    eventually("it is measured", async || lead().await > 1.0).await;
+    assert!(lead().await < 16.0);
+}
