@@ -48,3 +48,23 @@ async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
     eventually("it is measured", async || lead().await > 1.0).await;
     assert!(lead().await < 16.0);
 }
+
+/// The store's clock was stable all the time, as the instances before this process noted.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_died_before_is_not_taken_for_one_that_was_just_cut_off() {
+    const SHORT: i64 = 10;
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let config = config.replace("audiences:", &format!("leeway: {SHORT}s, audiences:"));
+    let mut one = Doorward::start(&config).await;
+    drop(Doorward::start(&config).await); // Killed: its lease lapses.
+    let died = now();
+    assert!(covered(&one, "alice").await >= SHORT);
+    // Its lease of eight seconds, the leeway, and what the note may be wrong by, have passed.
+    while now() < died + 8 + SHORT + 15 + 5 {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    assert_eq!(one.stop().await, Some(0));
+    one = Doorward::start(&config).await;
+    assert!(covered(&one, "bob").await < SHORT);
+}

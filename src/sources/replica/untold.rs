@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::ledger::{Lease, Leases};
+use super::super::ledger::{Lease, Leases, RedisLedger};
 use super::Replica;
 use crate::authz::claims::IssuerName;
 use crate::clock::Steady;
@@ -18,8 +18,11 @@ impl Replica {
         }
         // All leases by a clock that was set have expired after so long.
         let (waited, expired) = (asked.elapsed(), longest + self.clocks.leeway());
-        let is_known = listed.stable_for >= expired + waited;
-        let since = listed.now.minus(self.clocks.leeway() + waited);
+        // The note of all instances counts if this process has not observed the clock for as long.
+        let is_observed = listed.stable_for >= expired + waited;
+        let inexact = if is_observed { Duration::ZERO } else { RedisLedger::INEXACT };
+        let is_known = listed.stable_for_all >= expired + waited + inexact;
+        let since = listed.now.minus(self.clocks.leeway() + waited + inexact);
         listed.lapsed.iter().any(|(_, ended)| !is_known || *ended > since)
     }
 }

@@ -26,7 +26,7 @@ use super::store::{self, Server};
 use super::wire;
 use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Lead, Revocation};
+use crate::authz::revocation::{LONGEST_LEEWAY, Lead, Revocation};
 use crate::clock::Steady;
 
 /// An instance's published description.
@@ -79,6 +79,8 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) lapsed: Vec<(Box<str>, Timestamp)>,
     /// The time for which this process has seen the server's clock stable, up to now.
     pub(in crate::sources) stable_for: Duration,
+    /// The same of all instances, within [`RedisLedger::INEXACT`]; zero if not established.
+    pub(in crate::sources) stable_for_all: Duration,
 }
 
 impl Feed<'_> {
@@ -147,29 +149,29 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Expired leases are kept this much longer, or for the longest lease: longer than any write that was delayed
-    /// beyond the lease's end.
-    const KEPT: Duration = Duration::from_secs(600);
+    /// Expired leases are kept for the longest lease and this: a receipt judges by them what was verified within the leeway
+    /// before, and it is longer than any write that was delayed beyond the lease's end.
+    const KEPT: Duration = LONGEST_LEEWAY;
     /// How far a clock that counts as even may have gone back, and a moment of it be estimated too late.
-    const INEXACT: Duration = Duration::from_secs(15);
+    pub(in crate::sources) const INEXACT: Duration = Duration::from_secs(15);
 
     /// All running leases.
     pub(in crate::sources) async fn leases(&self) -> Result<Leases, LedgerError> {
         let get = |key: &str| Command::new("GET").arg(key);
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
         // The loss of leases before this read shows in the facts that are read after it.
-        let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
         let commands = vec![
             all,
             retention::lease_notes_command(&self.keys),
-            meta,
-            server,
+            get(&self.keys.meta),
+            get(&self.keys.server),
+            clock_note::Note::command(&self.keys),
             Command::new("TIME"),
             Server::command(),
         ];
         let asked = Steady::now();
         let answers = self.shared.pipeline(self, commands).await?;
-        let [all, lengths, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
+        let [all, lengths, epoch, noted, even, time, info] = answers.as_slice() else { return Err(short()) };
         self.take_leases(lengths)?;
         let is_ours = |name: &str, until| members::is_instance(name).then(|| (Box::<str>::from(name), until));
         let all = self.members(&self.keys.instances, all, is_ours)?;
@@ -177,8 +179,10 @@ impl RedisLedger {
         let noted = noted.text().unwrap_or_default();
         let epoch: Box<str> = epoch.text().unwrap_or_default().into();
         let whole_since = store::whole_since(&epoch, noted, &server.replication_id).filter(|_| !epoch.is_empty());
-        let stable_for = self.clock.stable_for(ServerClock::read(asked, now));
-        let mut leases = Leases { now, server, epoch, whole_since, stable_for, ..Leases::default() };
+        let clock = ServerClock::read(asked, now);
+        let stable_for = self.clock.stable_for(clock);
+        let stable_for_all = self.clock.stable_for_all(self.clock_note(even)?, clock).max(stable_for);
+        let mut leases = Leases { now, server, epoch, whole_since, stable_for, stable_for_all, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
         }
@@ -189,8 +193,8 @@ impl RedisLedger {
         leases.newest = feed::newest(newest)?;
         let reported = reported.parts().unwrap_or_default();
         let over = self.over_by_steady_time(&all, reported, now, stable_for).await?;
-        let kept = Self::KEPT.max(self.longest_lease());
         let longest = self.longest_lease();
+        let kept = Self::KEPT + longest;
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), reported) in all.into_iter().zip(reported) {
             let is_old = until.plus(kept) < now;
@@ -214,7 +218,7 @@ impl RedisLedger {
         }
         // An instance that returns must first write its name again, which makes it recent. After a jump of the clock
         // all of them look old.
-        if some_old && old_are_gone && stable_for >= kept {
+        if some_old && old_are_gone && stable_for_all >= kept {
             let before = now.minus(kept).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
