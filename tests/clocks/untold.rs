@@ -2,12 +2,13 @@
 
 use serde_json::json;
 
-use super::leads::{certain_config, dated};
+use super::leads::{certain_config, confirmed, dated};
 use crate::api::{post, reason};
 use crate::ledger::support::RedisServer;
 use crate::support::clock::Clock;
 use crate::support::doorward::Doorward;
 use crate::support::grpc::Checks;
+use crate::support::proxy::Proxy;
 use crate::support::tokens::{Tokens, now};
 use crate::support::{TempDir, eventually};
 
@@ -21,6 +22,67 @@ async fn covered(doorward: &Doorward, user: &str) -> i64 {
     let reply = post(doorward, "/v1/revocations?wait=all&timeout=50s", &body).await;
     assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
     doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap().as_secs() - asked
+}
+
+/// A store that lost its data has lost the lease of the instance that is cut off: nothing shows that it lapsed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receipt_covers_what_an_instance_verified_whose_lease_was_lost() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    let config = certain_config(&tokens, &redis);
+    let one = Doorward::start(&config).await;
+    let away = Doorward::start(&config.replace(&redis.port.to_string(), &proxy.port.to_string())).await;
+    let (checks, others) = (Checks::connect(&away.check).await, Checks::connect(&one.check).await);
+    confirmed(&one, json!({"kind": "session", "id": "first"})).await;
+    proxy.refuse();
+    let of_alice = dated(&tokens, "alice", LEEWAY - 2);
+    let of_bob = dated(&tokens, "bob", LEEWAY - 2);
+    for token in [&of_alice, &of_bob] {
+        assert_eq!(reason(&checks, token).await, "ok");
+    }
+    redis.cli(&["FLUSHALL"]);
+    one.logs("revocation store is complete again").await;
+    let alice = confirmed(&one, json!({"kind": "user", "id": "alice"}));
+    let bob = async {
+        let later = Doorward::start(&config).await;
+        confirmed(&later, json!({"kind": "user", "id": "bob"})).await;
+    };
+    tokio::join!(alice, bob);
+    proxy.heal();
+    eventually("it has read on", async || reason(&checks, &tokens.of("carol")).await == "ok").await;
+    for checks in [&checks, &others] {
+        for token in [&of_alice, &of_bob] {
+            assert_eq!(reason(checks, token).await, "revoked");
+        }
+    }
+}
+
+/// A user who is signed out by a receipt of a new store can sign in again at once: it has lost no lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_doubted_that_lost_something_and_no_new_one() {
+    let (tokens, mut redis) =
+        (Tokens::new(), RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let mut doorward = Doorward::start(&config).await;
+    assert!(covered(&doorward, "alice").await < LEEWAY / 2);
+    let checks = Checks::connect(&doorward.check).await;
+    assert_eq!(reason(&checks, &dated(&tokens, "alice", 3)).await, "ok", "the margin is a second");
+    // Its own lease was removed by hand.
+    let report = redis.cli(&["KEYS", "doorward:{r}:instance:*"]);
+    redis.cli(&["DEL", "doorward:{r}:instances", &report]);
+    eventually("it is noted", async || redis.cli(&["EXISTS", "doorward:{r}:lost"]) == "1").await;
+    assert!(covered(&doorward, "bob").await >= LEEWAY);
+    // A process knows it from the one before.
+    assert_eq!(doorward.stop().await, Some(0));
+    doorward = Doorward::start(&config).await;
+    assert!(covered(&doorward, "carol").await >= LEEWAY);
+    // None ran when the store was replaced.
+    assert_eq!(doorward.stop().await, Some(0));
+    redis.cli(&["DEL", "doorward:{r}:lost"]);
+    redis.kill();
+    redis.run().await;
+    doorward = Doorward::start(&config).await;
+    assert!(covered(&doorward, "dave").await >= LEEWAY);
 }
 
 /// An issuer leads, and the first instance that sees it measures no lead: its clocks differ, and it has not watched the

@@ -38,10 +38,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::super::ledger::{
-    Feed, Leases, LedgerError, Position, RedisLedger, Report, RevocationLedger, Server, ServerClock, lasting,
+    Feed, Leases, LedgerError, Life, Position, RedisLedger, Renewal, Report, RevocationLedger, Server, ServerClock,
+    lasting,
 };
 use super::Replica;
 use super::health::Obstacle;
+use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 use crate::clock::Steady;
 
@@ -85,6 +87,8 @@ struct Followed {
     epoch: Box<str>,
     /// Since when it has been this one, with these data; `None` before the first.
     since: Option<Steady>,
+    /// When this process last saw that the store may have lost leases.
+    lost: Option<Steady>,
 }
 
 impl Default for LeaseState {
@@ -134,7 +138,7 @@ pub struct Receipt {
     /// The streams that it ended.
     pub streams: usize,
     /// Whether an instance may have verified tokens whose leads it did not report: its lease expired during the wait or
-    /// within the leeway before it; or it measured no lead.
+    /// within the leeway before it; the store may have lost such a lease; or it measured no lead.
     pub lapsed: bool,
 }
 
@@ -169,12 +173,25 @@ impl LeaseState {
         Duration::from_millis(self.hold_ms.load(Ordering::Acquire))
     }
 
-    /// A connection has begun to this server, with the data of this epoch.
-    pub(super) fn note_store(&self, server: &Server, epoch: &str) {
+    /// A connection has begun to this server, with these data.
+    pub(super) fn note_store(&self, server: &Server, life: &Life) {
         let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
-        if follows.since.is_none() || follows.server != *server || *follows.epoch != *epoch {
-            *follows = Followed { server: server.clone(), epoch: epoch.into(), since: Some(Steady::now()) };
+        let (now, is_first) = (Steady::now(), follows.since.is_none());
+        if is_first || follows.server != *server || follows.epoch != life.epoch {
+            // A store that this process finds at its start may be a new one, which has lost nothing.
+            let lost = if is_first && !life.is_moved { None } else { Some(now) };
+            *follows = Followed { server: server.clone(), epoch: life.epoch.clone(), since: Some(now), lost };
         }
+    }
+
+    /// The store may have lost leases: it lost something else.
+    pub(super) fn note_lost(&self) {
+        self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost = Some(Steady::now());
+    }
+
+    /// When this process last saw that the store may have lost leases.
+    pub(super) fn lost(&self) -> Option<Steady> {
+        self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost
     }
 
     /// The store with this epoch is relied on from now on, or none is.
@@ -249,11 +266,17 @@ impl Replica {
         let lasts = LATE + lease_state.hold();
         let clock = held.clock.unwrap_or(clock);
         self.freshness.lease_at_most(Steady::now() + lasts);
-        let (clock, began) = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads()).await?;
+        let lost_for = lease_state.lost().map(Steady::elapsed);
+        let renewal = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads(), lost_for).await?;
+        let Renewal { clock, began, is_new } = renewal;
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
         }
-        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers: began.map(|began| began + LATE) };
+        if is_new && held.renewed.is_some() {
+            lease_state.note_lost(); // This lease was removed, and perhaps others.
+        }
+        let covers = began.map(|began| began + LATE);
+        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers };
         Ok(())
     }
 
@@ -423,7 +446,7 @@ impl Replica {
     }
 }
 
-fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Peer {
+fn peer(name: &str, report: &Report, now: Timestamp) -> Peer {
     Peer {
         name: name.to_owned(),
         position: report.position,

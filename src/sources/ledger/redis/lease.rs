@@ -54,6 +54,17 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) unmeasured: Vec<IssuerName>,
 }
 
+/// The answer to a renewal.
+#[derive(Debug)]
+pub(in crate::sources) struct Renewal {
+    pub(in crate::sources) clock: ServerClock,
+    /// The lease runs from this moment, or from a later one; `None`: there is no lease, and the server has no memory for
+    /// one.
+    pub(in crate::sources) began: Option<Steady>,
+    /// The store had no lease of this name.
+    pub(in crate::sources) is_new: bool,
+}
+
 /// A running lease.
 #[derive(Clone, Debug)]
 pub(in crate::sources) struct Lease {
@@ -81,13 +92,15 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) stable_for: Duration,
     /// The same of all instances, within [`RedisLedger::INEXACT`]; zero if not established.
     pub(in crate::sources) stable_for_all: Duration,
+    /// When an instance last saw that the store may have lost leases; 1970 by a clock that was set since.
+    pub(in crate::sources) lost_at: Option<Timestamp>,
 }
 
 impl Feed<'_> {
-    /// Renews a lease by `length`, and reads the clock again.
+    /// Renews a lease by `length` of the server's clock, and reads the clock again.
     ///
-    /// The lease runs for `length` of the server's clock from the moment returned with it, or from a later one. `None`:
-    /// there is no lease, and the server has no memory for one.
+    /// `lost_for`: how long ago this process saw that the store may have lost leases. It is noted for as long as a receipt
+    /// of any instance may depend on it.
     pub(in crate::sources) async fn renew(
         &mut self,
         name: &str,
@@ -95,7 +108,8 @@ impl Feed<'_> {
         length: Duration,
         report: Report,
         leads: &[(IssuerName, Lead)],
-    ) -> Result<(ServerClock, Option<Steady>), LedgerError> {
+        lost_for: Option<Duration>,
+    ) -> Result<Renewal, LedgerError> {
         let report = Report { at: clock.now(), ..report };
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
@@ -110,6 +124,9 @@ impl Feed<'_> {
         // Before the report: an instance that confirms has then also published the leads of the tokens that it verified
         // before.
         let mut commands = self.ledger.note_margins(leads);
+        let lost_for = lost_for.filter(|ago| *ago < self.ledger.longest_lease() + LONGEST_LEEWAY);
+        commands.extend(lost_for.map(|ago| store::note_lost(keys, report.at.minus(ago))));
+        let place = commands.len();
         commands.extend([lease, description, note, note_length]);
         if self.ledger.clock.stable_for(clock) >= self.ledger.longest_lease() {
             let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
@@ -128,6 +145,7 @@ impl Feed<'_> {
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
                 let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
+                let is_new = answers[place].as_i64() == Some(1);
                 self.ledger.warn_of_margins(&answers);
                 self.ledger.take_leases(lengths)?;
                 self.ledger.take_retentions(retentions)?;
@@ -135,13 +153,13 @@ impl Feed<'_> {
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
                 self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
-                Ok((clock, Some(asked)))
+                Ok(Renewal { clock, began: Some(asked), is_new })
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
-                Ok((clock, extended.then_some(asked)))
+                Ok(Renewal { clock, began: extended.then_some(asked), is_new: false })
             }
             Err(error) => Err(error),
         }
@@ -165,13 +183,14 @@ impl RedisLedger {
             retention::lease_notes_command(&self.keys),
             get(&self.keys.meta),
             get(&self.keys.server),
+            get(&self.keys.lost),
             clock_note::Note::command(&self.keys),
             Command::new("TIME"),
             Server::command(),
         ];
         let asked = Steady::now();
         let answers = self.shared.pipeline(self, commands).await?;
-        let [all, lengths, epoch, noted, even, time, info] = answers.as_slice() else { return Err(short()) };
+        let [all, lengths, epoch, noted, lost, even, time, info] = answers.as_slice() else { return Err(short()) };
         self.take_leases(lengths)?;
         let is_ours = |name: &str, until| members::is_instance(name).then(|| (Box::<str>::from(name), until));
         let all = self.members(&self.keys.instances, all, is_ours)?;
@@ -182,7 +201,9 @@ impl RedisLedger {
         let clock = ServerClock::read(asked, now);
         let stable_for = self.clock.stable_for(clock);
         let stable_for_all = self.clock.stable_for_all(self.clock_note(even)?, clock).max(stable_for);
-        let mut leases = Leases { now, server, epoch, whole_since, stable_for, stable_for_all, ..Leases::default() };
+        let lost_at = store::lost_at(lost.text().unwrap_or_default(), now);
+        let mut leases =
+            Leases { now, server, epoch, whole_since, stable_for, stable_for_all, lost_at, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
         }
