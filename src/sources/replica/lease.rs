@@ -268,12 +268,15 @@ impl Replica {
         self.freshness.lease_at_most(Steady::now() + lasts);
         let lost_for = lease_state.lost().map(Steady::elapsed);
         let renewal = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads(), lost_for).await?;
-        let Renewal { clock, began, is_new } = renewal;
+        let Renewal { clock, began, is_new, has_names } = renewal;
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
         }
         if is_new && held.renewed.is_some() {
             lease_state.note_lost(); // This lease was removed, and perhaps others.
+        }
+        if !has_names {
+            self.names_changed.notify_one();
         }
         let covers = began.map(|began| began + LATE);
         *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers };

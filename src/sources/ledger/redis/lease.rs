@@ -63,6 +63,8 @@ pub(in crate::sources) struct Renewal {
     pub(in crate::sources) began: Option<Steady>,
     /// The store had no lease of this name.
     pub(in crate::sources) is_new: bool,
+    /// The store has notes about issuers' names.
+    pub(in crate::sources) has_names: bool,
 }
 
 /// A running lease.
@@ -135,6 +137,7 @@ impl Feed<'_> {
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         let noted = [
+            Command::new("EXISTS").arg(&*keys.issuers),
             clock_note::Note::command(keys),
             retention::lease_notes_command(keys),
             retention::notes_command(keys),
@@ -144,8 +147,8 @@ impl Feed<'_> {
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
-                let is_new = answers[place].as_i64() == Some(1);
+                let [.., names, even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
+                let (is_new, has_names) = (answers[place].as_i64() == Some(1), names.as_i64() != Some(0));
                 self.ledger.warn_of_margins(&answers);
                 self.ledger.take_leases(lengths)?;
                 self.ledger.take_retentions(retentions)?;
@@ -153,13 +156,13 @@ impl Feed<'_> {
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
                 self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
-                Ok(Renewal { clock, began: Some(asked), is_new })
+                Ok(Renewal { clock, began: Some(asked), is_new, has_names })
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
-                Ok(Renewal { clock, began: extended.then_some(asked), is_new: false })
+                Ok(Renewal { clock, began: extended.then_some(asked), is_new: false, has_names: true })
             }
             Err(error) => Err(error),
         }
