@@ -8,6 +8,7 @@ mod leases;
 mod steps;
 mod undated;
 mod unread;
+mod untold;
 
 use std::process::Command;
 use std::time::Duration;

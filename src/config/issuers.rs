@@ -22,6 +22,7 @@ use crate::authz::jwks::{ASYMMETRIC, Algorithm, Jwks, JwksError, LeftOut, algori
 use crate::authz::revocation::Lead;
 use crate::authz::status_publisher::StatusPublisher;
 use crate::authz::token::{Audiences, ClaimNames, LogoutPolicy, Seen, TokenTypes, TrustedIssuer};
+use crate::clock::Steady;
 use crate::sources::http::Authorities;
 use crate::sources::jwks::{KeySettings, Location};
 use crate::sources::status_lists::StatusListSettings;
@@ -205,7 +206,7 @@ fn issuer(
     let trusted = TrustedIssuer {
         leeway,
         expiry_leeway: leeway,
-        lead: Lead::default(),
+        lead: Lead::by(|| Steady::now().uptime()),
         seen: Seen::default(),
         max_lifetime: *file.max_lifetime,
         claim_names: ClaimNames {

@@ -49,7 +49,8 @@
 //! cannot be withdrawn; the token is revoked instead.
 //!
 //! Doorward uses more keys under the prefix, which other writers must not touch: `{r}:meta` (the epoch of the log,
-//! which is lost with a flush), `{r}:server` (the server that instances read from, and since when), `{r}:repairing`
+//! which is lost with a flush), `{r}:server` (the server that instances read from, and since when), `{r}:lost` (when an
+//! instance last saw that the store had lost its data), `{r}:repairing`
 //! and `{r}:repairer` (the instances that found a loss, and the one that writes entries back), `{r}:instances` and
 //! `{r}:instance:NAME` (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances
 //! need the log), `{r}:clock` (the time since which Redis's clock has been stable), `{r}:leads` (the leads of issuers'
@@ -76,7 +77,8 @@ pub use redis::{
     Adopt, AdoptedKeys, Names, Reader, Redis, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
 };
 pub(super) use redis::{
-    Feed, FeedItem, Found, Leases, Life, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo, lasting,
+    Feed, FeedItem, Found, Lease, Leases, Life, Renewal, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
+    lasting,
 };
 
 /// The store of revocations beyond this process.

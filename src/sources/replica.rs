@@ -31,6 +31,7 @@ mod secret;
 mod signals;
 mod stats;
 mod unsaved;
+mod untold;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use doorward::clock::Steady;
 use doorward::sources::ledger::RedisConfig;
 use doorward::sources::replica::{Operation, Receipt};
 use tokio::time::sleep;
@@ -188,7 +189,7 @@ async fn entries_read_before_a_flush_during_the_first_reading_are_written_back()
 
 async fn confirm(instance: &Instance, id: &str, patience: Duration) -> Receipt {
     let written = instance.replica.revoke(vec![sign_out(id)]).await.unwrap();
-    instance.replica.confirm(&sign_out(id), written, patience).await
+    instance.replica.confirm(&sign_out(id), written, Steady::now(), patience, &|_| {}).await
 }
 
 /// The copy that comes up lacks only the lease of an instance that is cut off.

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
+use doorward::clock::Steady;
 use doorward::sources::ledger::{Adopt, Redis, RedisConfig};
 
 use super::support::*;
@@ -18,7 +19,7 @@ async fn works(config: RedisConfig) {
     two.comes_to_refuse(&token("j")).await;
     assert!(two.replica.lookup(&[token("j")], None).await.unwrap().is_some());
     let written = one.replica.revoke(vec![sign_out("k")]).await.unwrap();
-    let receipt = Box::pin(one.replica.confirm(&sign_out("k"), written, PATIENCE)).await;
+    let receipt = Box::pin(one.replica.confirm(&sign_out("k"), written, Steady::now(), PATIENCE, &|_| {})).await;
     assert_eq!((receipt.instances, receipt.applied, receipt.waiting.len()), (2, 2, 0), "{receipt:?}");
     two.end().await;
     assert_eq!(one.replica.peers().await.unwrap().len(), 1, "a lease is given back at the end");

@@ -71,6 +71,8 @@ pub struct Left {
     pub far_ids: u8,
     /// Instances that are cut off from the store, and reach it again.
     pub cuts: u8,
+    /// Losses of leases in the store, which a connected instance sees.
+    pub losses: u8,
 }
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -228,6 +230,8 @@ pub enum Act {
         by: usize,
     },
     FarId,
+    /// The store has no lease any more of an instance that is cut off.
+    LoseLeases,
 }
 
 impl Model for Clocks {
@@ -272,7 +276,7 @@ impl Model for Clocks {
     }
 
     fn actions(&self, _: &Fleet, acts: &mut Vec<Act>) {
-        acts.extend([Act::Tick, Act::FarId]);
+        acts.extend([Act::Tick, Act::FarId, Act::LoseLeases]);
         acts.extend(self.store_offsets.iter().map(|&offset| Act::SetStore { offset }));
         for instance in 0..INSTANCES {
             acts.extend(self.ages.iter().map(|&age| Act::Revoke { by: instance, age }));
@@ -408,11 +412,14 @@ impl Clocks {
             }
             Act::Lapse { instance } => {
                 let is_even = fleet.left.clocks == self.left.clocks;
+                let is_listed = fleet.left.losses == self.left.losses;
                 let at = &mut fleet.instances[instance];
                 (at.is_cut && at.may_serve).then_some(())?;
                 at.has_lapsed = is_even || !self.has(Fault::LapseOfAnotherEraIsNotCovered);
+                at.has_lapsed &= is_listed || !self.has(Fault::LostLeaseIsNotCovered);
                 (at.may_serve, at.is_current) = (false, false);
             }
+            Act::LoseLeases => spend(&mut fleet.left.losses)?,
             Act::Confirm { by } => self.confirm(fleet, by)?,
             Act::Name { instance } => {
                 let at = fleet.instances[instance];

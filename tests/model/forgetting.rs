@@ -8,7 +8,7 @@ use super::explore;
 const FEW: Limits = Limits { life: 1, leeway: 1 };
 const MORE: Limits = Limits { life: 2, leeway: 1 };
 const STRICT: Limits = Limits { life: 2, leeway: 0 };
-const NONE: Left = Left { clocks: 0, restarts: 0, reloads: 0, renames: 0, far_ids: 0, cuts: 0 };
+const NONE: Left = Left { clocks: 0, restarts: 0, reloads: 0, renames: 0, far_ids: 0, cuts: 0, losses: 0 };
 
 /// Clocks that are far ahead, or behind by one retention of `MORE`.
 const FAR: &[i8] = &[-3, 0, 8];
@@ -79,6 +79,11 @@ fn verified(cuts: u8) -> Clocks {
     Clocks { limits, leads: &[2], dates: Dates::Verified, left: Left { cuts, ..NONE }, ..alike() }
 }
 
+/// The store may lose the lease of an instance that is cut off.
+fn lost_lease() -> Clocks {
+    Clocks { left: Left { losses: 1, ..verified(1).left }, ..verified(1) }
+}
+
 /// The same of a lead that is more than a tick also a tick later.
 fn leading(cuts: u8) -> Clocks {
     Clocks { limits: [Limits { life: 2, leeway: 3 }; 2], leads: &[3], ..verified(cuts) }
@@ -142,6 +147,7 @@ fn it_holds_for_tokens_that_have_expired() {
 fn it_holds_with_dates_that_instances_tell() {
     holds("verified, one is cut off", verified(1));
     holds("verified, a lead of three ticks", leading(1));
+    holds("verified, one is cut off, and its lease is lost", lost_lease());
 }
 
 #[test]
@@ -196,6 +202,7 @@ fn each_deliberate_fault_is_caught() {
         (Fault::StampsAgainByTheLead, leading(0), "receipt"),
         (Fault::LapseIsNotCovered, verified(1), "receipt"),
         (Fault::LapseOfAnotherEraIsNotCovered, set(1, NEAR, verified(1)), "receipt"),
+        (Fault::LostLeaseIsNotCovered, lost_lease(), "receipt"),
     ] {
         fails(&format!("{bug:?}"), Clocks { bug: Some(bug), ..model }, property);
     }

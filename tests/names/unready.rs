@@ -1,5 +1,7 @@
 //! Instances that were never ready: their configuration has not been compared with the notes yet.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 
 use super::issuers::{IN_A_FILE, X, Y, all_are_refused, changes, config, in_redis, next, restarted};
@@ -165,6 +167,25 @@ async fn a_store_that_lost_its_notes_makes_no_conflicting_instance_ready() {
         let third = Doorward::launch(&config(&tokens, &in_redis(&redis), &[&named("new", "")])).await;
         is_held(&third, "formerly: [main]", &alice).await;
         all_are_refused(&first, &dead).await;
+    }
+}
+
+/// As the other notes, with the next renewal of the lease; a running instance notes the last use of its names much more
+/// seldom.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_were_removed_from_the_notes_are_noted_again_at_once() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let doorward = Doorward::start(&config(&tokens, &in_redis(&redis), &[&named("main", "")])).await;
+    revoked_of(&tokens, &doorward, "main", X).await;
+    let noted = || redis.cli(&["ZRANGE", "doorward:{r}:issuers", "0", "-1"]);
+    for _ in 0..2 {
+        let reports = async || doorward.get("/readyz").await.0 == 200 && noted().contains("main");
+        eventually("it is noted", reports).await;
+        tokio::time::sleep(Duration::from_secs(4)).await; // A renewal has seen it.
+        redis.cli(&["DEL", "doorward:{r}:issuers"]);
+        let removed = Instant::now();
+        eventually("it is noted again", async || noted().contains("main")).await;
+        assert!(removed.elapsed() < Duration::from_secs(15), "{:?}", removed.elapsed());
     }
 }
 

@@ -64,42 +64,85 @@ impl Clocks {
 /// How far an issuer's tokens are dated ahead of the clock: the largest `iat` minus now that was seen, by the earlier
 /// of the wall clocks; and the latest `iat`, which no clock measures.
 ///
+/// A lead stays for ever, so it is not measured by a clock that may have been set since it was compared with the other
+/// one: now is the time that was read then, and what has passed since by the clock of the machine's uptime.
+///
 /// Shared by all clones of the issuer; it never decreases.
 #[derive(Clone, Debug, Default)]
 pub struct Lead(Arc<Seen>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Seen {
+    /// The time since the machine's start, which nobody sets.
+    uptime: fn() -> Duration,
     /// In milliseconds.
     lead: AtomicU64,
     /// The latest `iat`, in milliseconds since 1970.
     dated: AtomicI64,
     /// The latest `iat` that was verified while no lead was measured, in milliseconds since 1970.
     unmeasured: AtomicI64,
-    /// Milliseconds by which this machine's clock is ahead of the store's.
-    local_ahead: AtomicU64,
+    /// The earlier of the wall clocks minus the uptime, in milliseconds, as last compared; [`NEVER`] or [`UNKNOWN`].
+    clock: AtomicI64,
+    /// The largest lead that is measured, in milliseconds.
+    longest: AtomicU64,
+    /// The largest `iat` minus the uptime, in milliseconds, of tokens that wait for a clock; [`UNKNOWN`] without one.
+    waiting: AtomicI64,
 }
 
-/// In the place of how far this machine's clock is ahead.
-const UNKNOWN: u64 = u64::MAX;
+/// No other clock: leads are measured by the one of the caller.
+const NEVER: i64 = i64::MAX;
+/// One of the clocks is wrong; no token.
+const UNKNOWN: i64 = i64::MIN;
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            uptime: || Duration::ZERO,
+            lead: AtomicU64::default(),
+            dated: AtomicI64::default(),
+            unmeasured: AtomicI64::default(),
+            clock: AtomicI64::new(NEVER),
+            longest: AtomicU64::default(),
+            waiting: AtomicI64::new(UNKNOWN),
+        }
+    }
+}
 
 impl Lead {
     /// Tokens of the current second may be dated up to its end, by the clock of another machine.
     pub const LEAST: Duration = Duration::from_secs(1);
 
-    /// Records a verified token.
+    /// `uptime`: the time since the machine's start by a clock that nobody sets, and that counts suspension
+    /// (CLOCK_BOOTTIME).
+    #[must_use]
+    pub fn by(uptime: fn() -> Duration) -> Self {
+        Self(Arc::new(Seen { uptime, ..Seen::default() }))
+    }
+
+    /// Records a verified token; `now` is this machine's clock, and counts only until [`Self::set_clock`] is called.
     pub fn observe(&self, issued_at: Option<Timestamp>, now: Timestamp) {
         let Some(issued_at) = issued_at else { return };
         self.note_dated(issued_at);
-        let local_ahead = self.0.local_ahead.load(Ordering::Relaxed);
-        if local_ahead == UNKNOWN {
-            self.0.unmeasured.fetch_max(issued_at.as_millis(), Ordering::Relaxed);
+        let clock = self.0.clock.load(Ordering::Relaxed);
+        if clock == NEVER {
+            self.raise(issued_at.since(now));
             return;
         }
-        let earliest = now.minus(Duration::from_millis(local_ahead));
-        let ahead = issued_at.since(earliest);
-        if !ahead.is_zero() {
-            self.raise(ahead);
+        let dated = issued_at.as_millis().saturating_sub(millis((self.0.uptime)()));
+        if clock == UNKNOWN {
+            self.0.unmeasured.fetch_max(issued_at.as_millis(), Ordering::Relaxed);
+            self.0.waiting.fetch_max(dated, Ordering::Relaxed);
+        } else {
+            self.measure(dated, clock);
+        }
+    }
+
+    /// Both minus the uptime. The date of a token that is further ahead than the longest lead is noted, and no more: it
+    /// was accepted by a clock that was wrong.
+    fn measure(&self, dated: i64, clock: i64) {
+        let ahead = u64::try_from(dated.saturating_sub(clock)).unwrap_or_default();
+        if ahead <= self.0.longest.load(Ordering::Relaxed) {
+            self.raise(Duration::from_millis(ahead));
         }
     }
 
@@ -127,17 +170,41 @@ impl Lead {
         dated.or(Some(unmeasured).filter(|unmeasured| *unmeasured > Timestamp::default()))
     }
 
-    /// How far this machine's clock is ahead of the store's: tokens are dated ahead of the earlier one. `None`: one of the
-    /// two is wrong, and no lead is measured.
-    pub fn set_local_lead(&self, ahead: Option<Duration>) {
-        let millis = ahead.map_or(UNKNOWN, |ahead| u64::try_from(ahead.as_millis()).unwrap_or(UNKNOWN));
-        self.0.local_ahead.store(millis, Ordering::Relaxed);
+    /// The earlier of the wall clocks, and the uptime just before it was read: leads up to `longest` are measured by
+    /// them until the next call, also those of the tokens that were verified while none was measured. `None`: one of the
+    /// clocks is wrong, and no lead is measured.
+    pub fn set_clock(&self, read: Option<(Timestamp, Duration)>, longest: Duration) {
+        let clock = read.map_or(UNKNOWN, |(earliest, uptime)| earliest.as_millis().saturating_sub(millis(uptime)));
+        self.0.longest.store(u64::try_from(longest.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.clock.store(clock, Ordering::Relaxed);
+        if read.is_some() {
+            let waiting = self.0.waiting.load(Ordering::Relaxed);
+            self.measure(waiting, clock);
+            // Unless another token waits meanwhile.
+            let _ = self.0.waiting.compare_exchange(waiting, UNKNOWN, Ordering::Release, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether tokens were verified whose lead is not measured yet: the next ones may lead by up to the leeway.
+    #[must_use]
+    pub fn is_unmeasured(&self) -> bool {
+        self.0.waiting.load(Ordering::Acquire) != UNKNOWN // If not, the lead shows.
+    }
+
+    /// Takes over what was verified by the settings before.
+    pub fn inherit(&self, before: &Self) {
+        self.raise(before.seen());
+        self.note_dated(before.dated());
+        self.0.unmeasured.fetch_max(before.0.unmeasured.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.0.waiting.fetch_max(before.0.waiting.load(Ordering::Relaxed), Ordering::Release);
     }
 
     /// Records a lead that another instance has seen.
     pub fn raise(&self, to: Duration) {
-        let to = to.min(LONGEST_LEEWAY);
-        self.0.lead.fetch_max(u64::try_from(to.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let millis = u64::try_from(to.min(LONGEST_LEEWAY).as_millis()).unwrap_or(u64::MAX);
+        if millis > self.0.lead.load(Ordering::Relaxed) {
+            self.0.lead.fetch_max(millis, Ordering::Relaxed); // Seldom, as above.
+        }
     }
 
     /// The largest observed lead.
@@ -145,4 +212,8 @@ impl Lead {
     pub fn seen(&self) -> Duration {
         Duration::from_millis(self.0.lead.load(Ordering::Relaxed))
     }
+}
+
+fn millis(uptime: Duration) -> i64 {
+    i64::try_from(uptime.as_millis()).unwrap_or(i64::MAX)
 }

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -97,21 +98,61 @@ fn an_instant_covers_what_the_issuer_dates_ahead() {
     issuer.lead.raise(seconds(86_400));
     assert_eq!(lead(Kind::User, clocks(1_000)), Ok(LONGEST_LEEWAY), "no leeway is longer");
     let measured = Lead::default();
-    measured.set_local_lead(Some(seconds(25)));
+    let set_clock = |earliest| measured.set_clock(earliest, seconds(60));
+    let at = |earliest| Some((Timestamp::from_secs(earliest), Duration::ZERO));
+    set_clock(at(975));
     measured.observe(Some(Timestamp::from_secs(995)), local);
     assert_eq!(measured.seen(), seconds(20), "by the earlier clock");
     assert_eq!(measured.beyond(Timestamp::from_secs(975)), None, "the lead covers it");
     assert_eq!(measured.beyond(Timestamp::from_secs(974)), Some(Timestamp::from_secs(995)));
-    measured.set_local_lead(None);
+    set_clock(None);
     measured.observe(Some(Timestamp::from_secs(1_030)), local);
     assert_eq!(measured.seen(), seconds(20), "one of the clocks is wrong");
     assert_eq!(measured.dated(), Timestamp::from_secs(1_030));
     // An instance that was cut off notes it when it is back, by whatever clocks.
     assert_eq!(measured.beyond(Timestamp::from_secs(2_000)), Some(Timestamp::from_secs(1_030)));
-    measured.set_local_lead(Some(Duration::ZERO));
+    set_clock(at(1_040));
     measured.observe(Some(Timestamp::from_secs(1_040)), Timestamp::from_secs(1_040));
     assert_eq!(measured.beyond(Timestamp::from_secs(2_000)), Some(Timestamp::from_secs(1_030)));
     assert_eq!(measured.beyond(Timestamp::from_secs(1_019)), Some(Timestamp::from_secs(1_040)));
+}
+
+/// The wall clock is set between two comparisons with the store's, which it fails at the second.
+#[test]
+fn a_lead_is_not_measured_by_a_clock_that_was_set() {
+    static UPTIME: AtomicU64 = AtomicU64::new(50);
+    let uptime = || Duration::from_secs(UPTIME.load(Ordering::Relaxed));
+    let lead = Lead::by(uptime);
+    let (at, leeway) = (Timestamp::from_secs, Duration::from_secs(30));
+    let verify = |dated, now| lead.observe(Some(at(dated)), at(now));
+    let compare = |now| lead.set_clock(Some((at(now), uptime())), leeway);
+    compare(1_000);
+    UPTIME.store(51, Ordering::Relaxed);
+    verify(993, 966); // 35 s back: it would lead by 27 s.
+    assert_eq!((lead.seen(), lead.beyond(at(1_001))), (Duration::ZERO, None));
+    verify(1_006, 966);
+    assert_eq!(lead.seen(), Duration::from_secs(5));
+    verify(1_620, 1_601); // Ten minutes forward.
+    assert_eq!((lead.seen(), lead.beyond(at(1_001))), (Duration::from_secs(5), Some(at(1_620))));
+    // The difference is seen, and what was verified meanwhile is measured when it has gone.
+    lead.set_clock(None, leeway);
+    UPTIME.store(60, Ordering::Relaxed);
+    assert!(!lead.is_unmeasured());
+    verify(1_030, 975); // 20 s ahead.
+    assert!(lead.is_unmeasured() && lead.seen() == Duration::from_secs(5));
+    let lead = {
+        let reloaded = Lead::by(uptime);
+        reloaded.inherit(&lead);
+        reloaded
+    };
+    let compare = |now| lead.set_clock(Some((at(now), uptime())), leeway);
+    UPTIME.store(100, Ordering::Relaxed);
+    compare(1_050);
+    assert!(!lead.is_unmeasured() && lead.seen() == Duration::from_secs(20));
+    lead.set_clock(None, leeway);
+    lead.observe(Some(at(1_081)), at(1_090)); // 31 s ahead, by a clock that was.
+    compare(1_050);
+    assert!(!lead.is_unmeasured() && lead.seen() == Duration::from_secs(20));
 }
 
 /// An instance whose clock is so far ahead that it sees no lead.

@@ -40,7 +40,7 @@ pub use adopt::{Adopt, AdoptedKeys, Names};
 pub(in crate::sources) use clock::{ServerClock, lasting};
 pub use config::{Redis, RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo};
-pub(in crate::sources) use lease::{Leases, Report};
+pub(in crate::sources) use lease::{Lease, Leases, Renewal, Report};
 pub(in crate::sources) use store::{Life, Server, StoreFacts};
 pub use wire::{Reader, fields as entry_fields, read_entry};
 

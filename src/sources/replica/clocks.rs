@@ -186,14 +186,25 @@ impl Replica {
     /// Shares the leads of these issuers, by each of their names, with the other instances; the embedded file keeps
     /// them for the next process.
     pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
-        if let RevocationLedger::Embedded(ledger) = &self.ledger {
-            ledger.raise_leads(&leads);
+        match &self.ledger {
+            RevocationLedger::Embedded(ledger) => ledger.raise_leads(&leads),
+            // The clocks are not compared yet.
+            RevocationLedger::Redis(_) => leads.iter().for_each(|(_, lead)| lead.set_clock(None, Duration::ZERO)),
         }
-        *self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner) = leads;
+        let mut shared = self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, lead) in &leads {
+            shared.iter().filter(|(known, _)| known == name).for_each(|(_, before)| lead.inherit(before));
+        }
+        *shared = leads;
     }
 
     pub(super) fn leads(&self) -> Vec<(IssuerName, Lead)> {
         self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The issuers with tokens whose lead was not measured here (see [`Lead::is_unmeasured`]).
+    pub(super) fn unmeasured(&self) -> Vec<IssuerName> {
+        self.leads().into_iter().filter(|(_, lead)| lead.is_unmeasured()).map(|(name, _)| name).collect()
     }
 
     /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
@@ -211,15 +222,18 @@ impl Replica {
         let (mut shared, mut agreed) = (Vec::new(), false);
         let mut looks = 0_u32;
         loop {
-            let (leads, clocks) = (self.leads(), self.clocks());
+            let (leads, read, clocks) = (self.leads(), Steady::now(), self.clocks());
+            let is_exact = read.elapsed() < SHARE_EVERY; // By a clock that was read later, leads would be too short.
             // A lead that was measured wrongly would stay: by clocks that are further apart than the leeway none is
             // measured, nor, if the store's was set lately, by clocks that differ at all. Dates need no clock, and cover
             // what is verified meanwhile.
             let agree = clocks.agree_within(self.clocks.leeway());
             let apart = if ledger.stable_for() >= STABLE { self.clocks.leeway() } else { Duration::ZERO };
-            let local_ahead = clocks.agree_within(apart).then(|| clocks.local.since(clocks.earliest()));
-            for (_, lead) in &leads {
-                lead.set_local_lead(local_ahead);
+            let earliest = clocks.agree_within(apart).then(|| (clocks.earliest(), read.uptime()));
+            // No issuer's clock leads by more than the leeway, as it is measured by the later of the two.
+            let longest = self.clocks.leeway().max(Lead::LEAST) + clocks.skew();
+            for (_, lead) in leads.iter().filter(|_| is_exact || earliest.is_none()) {
+                lead.set_clock(earliest, longest);
             }
             let seen =
                 || leads.iter().map(|(_, lead)| (lead.seen(), lead.beyond(clocks.earliest()))).collect::<Vec<_>>();

@@ -74,7 +74,7 @@ impl Replica {
         let mut fit = self.examine(facts, ledger)?;
         loop {
             let mut life = feed.life(&self.name).await?;
-            self.lease_state.note_store(&feed.server, &life.epoch);
+            self.lease_state.note_store(&feed.server, &life);
             self.names_changed.notify_one(); // This server may lack the notes.
             // The log may have been replaced since: `follow_log` checks before the read counts.
             let known = if let Some(known) = &mut reading.baseline {
@@ -96,6 +96,7 @@ impl Replica {
             let ended = self.follow_log(&mut feed, ledger, &mut life, known, &mut fit).await;
             self.lease_state.note_settled(None);
             let gap = ended?;
+            self.lease_state.note_lost();
             self.stats.gaps.inc();
             tracing::warn!(gap = gap.label(), cause = %gap, "revocation log lost entries; reading it again");
             if let Some((_, whole)) = known.whole {

@@ -38,10 +38,12 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::super::ledger::{
-    Feed, Leases, LedgerError, Position, RedisLedger, Report, RevocationLedger, Server, ServerClock, lasting,
+    Feed, Leases, LedgerError, Life, Position, RedisLedger, Renewal, Report, RevocationLedger, Server, ServerClock,
+    lasting,
 };
 use super::Replica;
 use super::health::Obstacle;
+use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 use crate::clock::Steady;
 
@@ -85,6 +87,8 @@ struct Followed {
     epoch: Box<str>,
     /// Since when it has been this one, with these data; `None` before the first.
     since: Option<Steady>,
+    /// When this process last saw that the store may have lost leases.
+    lost: Option<Steady>,
 }
 
 impl Default for LeaseState {
@@ -133,8 +137,8 @@ pub struct Receipt {
     pub uncertain_for: Option<Duration>,
     /// The streams that it ended.
     pub streams: usize,
-    /// Whether the lease of an instance that has not reported since expired during the wait, or within the leeway
-    /// before it: the instance may have verified tokens whose dates it did not report.
+    /// Whether an instance may have verified tokens whose leads it did not report: its lease expired during the wait or
+    /// within the leeway before it; the store may have lost such a lease; or it measured no lead.
     pub lapsed: bool,
 }
 
@@ -169,12 +173,25 @@ impl LeaseState {
         Duration::from_millis(self.hold_ms.load(Ordering::Acquire))
     }
 
-    /// A connection has begun to this server, with the data of this epoch.
-    pub(super) fn note_store(&self, server: &Server, epoch: &str) {
+    /// A connection has begun to this server, with these data.
+    pub(super) fn note_store(&self, server: &Server, life: &Life) {
         let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
-        if follows.since.is_none() || follows.server != *server || *follows.epoch != *epoch {
-            *follows = Followed { server: server.clone(), epoch: epoch.into(), since: Some(Steady::now()) };
+        let (now, is_first) = (Steady::now(), follows.since.is_none());
+        if is_first || follows.server != *server || follows.epoch != life.epoch {
+            // A store that this process finds at its start may be a new one, which has lost nothing.
+            let lost = if is_first && !life.is_moved { None } else { Some(now) };
+            *follows = Followed { server: server.clone(), epoch: life.epoch.clone(), since: Some(now), lost };
         }
+    }
+
+    /// The store may have lost leases: it lost something else.
+    pub(super) fn note_lost(&self) {
+        self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost = Some(Steady::now());
+    }
+
+    /// When this process last saw that the store may have lost leases.
+    pub(super) fn lost(&self) -> Option<Steady> {
+        self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost
     }
 
     /// The store with this epoch is relied on from now on, or none is.
@@ -249,11 +266,20 @@ impl Replica {
         let lasts = LATE + lease_state.hold();
         let clock = held.clock.unwrap_or(clock);
         self.freshness.lease_at_most(Steady::now() + lasts);
-        let (clock, began) = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads()).await?;
+        let lost_for = lease_state.lost().map(Steady::elapsed);
+        let renewal = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads(), lost_for).await?;
+        let Renewal { clock, began, is_new, has_names } = renewal;
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
         }
-        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers: began.map(|began| began + LATE) };
+        if is_new && held.renewed.is_some() {
+            lease_state.note_lost(); // This lease was removed, and perhaps others.
+        }
+        if !has_names {
+            self.names_changed.notify_one();
+        }
+        let covers = began.map(|began| began + LATE);
+        *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers };
         Ok(())
     }
 
@@ -291,6 +317,7 @@ impl Replica {
             skew_ms: self.ahead_ms(),
             role: self.lease_state.role.get().copied().unwrap_or_default().into(),
             unapplied: lease_state.unapplied.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect(),
+            unmeasured: self.unmeasured(),
             ..Report::default()
         }
     }
@@ -326,16 +353,13 @@ impl Replica {
     /// While it is not known that its names mean the same in the store, this instance confirms nothing: instances that
     /// decide may have other names. The wait ends when a conflict is known ([`Self::has_own_names`]).
     ///
-    /// `stored`: the place that [`Self::revoke`] returned.
-    pub async fn confirm(&self, revocation: &Revocation, stored: Position, patience: Duration) -> Receipt {
-        self.confirm_telling(revocation, stored, patience, &|_| {}).await
-    }
-
-    /// As [`Self::confirm`]; `tell` gets each receipt on the way, some hundred in a second.
-    pub async fn confirm_telling(
+    /// `stored`: the place that [`Self::revoke`] returned. `asked`: no later than the clocks were read for its watermark.
+    /// `tell` gets each receipt on the way, some hundred in a second.
+    pub async fn confirm(
         &self,
         revocation: &Revocation,
         stored: Position,
+        asked: Steady,
         patience: Duration,
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Receipt {
@@ -357,20 +381,15 @@ impl Replica {
         let wanted = ledger.request_progress(revocation).await.unwrap_or(stored).max(stored);
         let waiting = vec![self.name.to_string()];
         let mut receipt = Receipt { instances: 1, applied: 0, waiting, uncertain_for: None, streams: 0, lapsed: false };
-        let mut since = None;
         let [mut pause, longest] = POLL;
         loop {
             if let Ok(leases) = self.leases(ledger).await {
-                let since = *since.get_or_insert(leases.now.minus(self.clocks.leeway()));
                 receipt = self.receipt(&leases, wanted, ledger.longest_lease());
                 if !self.freshness.is_named() && !receipt.waiting.iter().any(|name| **name == *self.name) {
                     receipt.waiting.push(self.name.to_string());
                     receipt.applied -= 1;
                 }
-                // Lease ends by a clock that was set are not evidence; all such leases have expired when the clock has
-                // been stable for this long.
-                let is_known = leases.stable_for >= ledger.longest_lease() + self.clocks.leeway();
-                receipt.lapsed = leases.lapsed.iter().any(|(_, ended)| !is_known || *ended > since);
+                receipt.lapsed = self.has_untold(&leases, &revocation.target.issuer, asked, ledger.longest_lease());
                 if receipt.is_confirmed() {
                     return receipt;
                 }
@@ -430,7 +449,7 @@ impl Replica {
     }
 }
 
-fn peer(name: &str, report: &Report, now: crate::authz::claims::Timestamp) -> Peer {
+fn peer(name: &str, report: &Report, now: Timestamp) -> Peer {
     Peer {
         name: name.to_owned(),
         position: report.position,

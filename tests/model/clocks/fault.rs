@@ -57,4 +57,6 @@ pub enum Fault {
     LapseIsNotCovered,
     /// Bug: a lease by a clock of the store that was set since does not count as one that lapsed.
     LapseOfAnotherEraIsNotCovered,
+    /// Bug: a lease that the store lost does not count as one that lapsed.
+    LostLeaseIsNotCovered,
 }

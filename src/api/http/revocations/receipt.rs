@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::super::problem::{Error, Problem};
 use crate::authz::revocation::Revocation;
-use crate::clock;
+use crate::clock::{self, Steady};
 use crate::config::Limits;
 use crate::state::{Position, Receipt, Replica};
 
@@ -72,7 +72,7 @@ pub(super) struct Confirmation {
 /// A requested wait.
 #[derive(Clone, Copy)]
 pub(super) struct Wait {
-    began: Instant,
+    began: Steady,
     until: Instant,
 }
 
@@ -93,8 +93,8 @@ impl Wait {
                     invalid("timeout", format!("must be a duration such as `2s`, at most {most}"))
                 })?,
         };
-        let began = Instant::now();
-        let until = began + timeout.min(limits.http_timeout.saturating_sub(Self::GRACE));
+        let (began, until) = (Steady::now(), Instant::now());
+        let until = until + timeout.min(limits.http_timeout.saturating_sub(Self::GRACE));
         match query.wait.as_deref().map(WaitFor::parse) {
             None if query.timeout.is_some() => Err(invalid("timeout", "applies to `wait=all` only".to_owned())),
             None => Ok(None),
@@ -112,7 +112,7 @@ impl Wait {
         tell: &(dyn Fn(&Receipt) + Sync),
     ) -> Confirmation {
         let patience = self.until.saturating_duration_since(Instant::now());
-        let receipt = replica.confirm_telling(revocation, stored, patience, tell).await;
+        let receipt = replica.confirm(revocation, stored, self.began, patience, tell).await;
         let confirmed = receipt.is_confirmed();
         let Receipt { instances, applied, waiting, uncertain_for, streams, lapsed } = receipt;
         Confirmation {

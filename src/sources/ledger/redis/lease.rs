@@ -26,7 +26,7 @@ use super::store::{self, Server};
 use super::wire;
 use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Lead, Revocation};
+use crate::authz::revocation::{LONGEST_LEEWAY, Lead, Revocation};
 use crate::clock::Steady;
 
 /// An instance's published description.
@@ -50,6 +50,21 @@ pub(in crate::sources) struct Report {
     pub(in crate::sources) role: Box<str>,
     /// Streams that were ended by the latest entries that request a receipt.
     pub(in crate::sources) ended: Vec<(Position, usize)>,
+    /// Issuers with tokens that it verified while it measured no lead; no more than the configuration has.
+    pub(in crate::sources) unmeasured: Vec<IssuerName>,
+}
+
+/// The answer to a renewal.
+#[derive(Debug)]
+pub(in crate::sources) struct Renewal {
+    pub(in crate::sources) clock: ServerClock,
+    /// The lease runs from this moment, or from a later one; `None`: there is no lease, and the server has no memory for
+    /// one.
+    pub(in crate::sources) began: Option<Steady>,
+    /// The store had no lease of this name.
+    pub(in crate::sources) is_new: bool,
+    /// The store has notes about issuers' names.
+    pub(in crate::sources) has_names: bool,
 }
 
 /// A running lease.
@@ -77,13 +92,17 @@ pub(in crate::sources) struct Leases {
     pub(in crate::sources) lapsed: Vec<(Box<str>, Timestamp)>,
     /// The time for which this process has seen the server's clock stable, up to now.
     pub(in crate::sources) stable_for: Duration,
+    /// The same of all instances, within [`RedisLedger::INEXACT`]; zero if not established.
+    pub(in crate::sources) stable_for_all: Duration,
+    /// When an instance last saw that the store may have lost leases; 1970 by a clock that was set since.
+    pub(in crate::sources) lost_at: Option<Timestamp>,
 }
 
 impl Feed<'_> {
-    /// Renews a lease by `length`, and reads the clock again.
+    /// Renews a lease by `length` of the server's clock, and reads the clock again.
     ///
-    /// The lease runs for `length` of the server's clock from the moment returned with it, or from a later one. `None`:
-    /// there is no lease, and the server has no memory for one.
+    /// `lost_for`: how long ago this process saw that the store may have lost leases. It is noted for as long as a receipt
+    /// of any instance may depend on it.
     pub(in crate::sources) async fn renew(
         &mut self,
         name: &str,
@@ -91,7 +110,8 @@ impl Feed<'_> {
         length: Duration,
         report: Report,
         leads: &[(IssuerName, Lead)],
-    ) -> Result<(ServerClock, Option<Steady>), LedgerError> {
+        lost_for: Option<Duration>,
+    ) -> Result<Renewal, LedgerError> {
         let report = Report { at: clock.now(), ..report };
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let length_ms = i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
@@ -106,6 +126,9 @@ impl Feed<'_> {
         // Before the report: an instance that confirms has then also published the leads of the tokens that it verified
         // before.
         let mut commands = self.ledger.note_margins(leads);
+        let lost_for = lost_for.filter(|ago| *ago < self.ledger.longest_lease() + LONGEST_LEEWAY);
+        commands.extend(lost_for.map(|ago| store::note_lost(keys, report.at.minus(ago))));
+        let place = commands.len();
         commands.extend([lease, description, note, note_length]);
         if self.ledger.clock.stable_for(clock) >= self.ledger.longest_lease() {
             let over = Command::new("ZREMRANGEBYSCORE").arg(&*keys.leases).arg("-inf");
@@ -114,6 +137,7 @@ impl Feed<'_> {
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         let noted = [
+            Command::new("EXISTS").arg(&*keys.issuers),
             clock_note::Note::command(keys),
             retention::lease_notes_command(keys),
             retention::notes_command(keys),
@@ -123,7 +147,8 @@ impl Feed<'_> {
         let asked = Steady::now();
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
-                let [.., even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
+                let [.., names, even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
+                let (is_new, has_names) = (answers[place].as_i64() == Some(1), names.as_i64() != Some(0));
                 self.ledger.warn_of_margins(&answers);
                 self.ledger.take_leases(lengths)?;
                 self.ledger.take_retentions(retentions)?;
@@ -131,13 +156,13 @@ impl Feed<'_> {
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
                 self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
-                Ok((clock, Some(asked)))
+                Ok(Renewal { clock, began: Some(asked), is_new, has_names })
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
-                Ok((clock, extended.then_some(asked)))
+                Ok(Renewal { clock, began: extended.then_some(asked), is_new: false, has_names: true })
             }
             Err(error) => Err(error),
         }
@@ -145,29 +170,30 @@ impl Feed<'_> {
 }
 
 impl RedisLedger {
-    /// Expired leases are kept this much longer, or for the longest lease: longer than any write that was delayed
-    /// beyond the lease's end.
-    const KEPT: Duration = Duration::from_secs(600);
+    /// Expired leases are kept for the longest lease and this: a receipt judges by them what was verified within the leeway
+    /// before, and it is longer than any write that was delayed beyond the lease's end.
+    const KEPT: Duration = LONGEST_LEEWAY;
     /// How far a clock that counts as even may have gone back, and a moment of it be estimated too late.
-    const INEXACT: Duration = Duration::from_secs(15);
+    pub(in crate::sources) const INEXACT: Duration = Duration::from_secs(15);
 
     /// All running leases.
     pub(in crate::sources) async fn leases(&self) -> Result<Leases, LedgerError> {
         let get = |key: &str| Command::new("GET").arg(key);
         let all = Command::new("ZRANGE").arg(&*self.keys.instances).args(["0", "-1", "WITHSCORES"]);
         // The loss of leases before this read shows in the facts that are read after it.
-        let (meta, server) = (get(&self.keys.meta), get(&self.keys.server));
         let commands = vec![
             all,
             retention::lease_notes_command(&self.keys),
-            meta,
-            server,
+            get(&self.keys.meta),
+            get(&self.keys.server),
+            get(&self.keys.lost),
+            clock_note::Note::command(&self.keys),
             Command::new("TIME"),
             Server::command(),
         ];
         let asked = Steady::now();
         let answers = self.shared.pipeline(self, commands).await?;
-        let [all, lengths, epoch, noted, time, info] = answers.as_slice() else { return Err(short()) };
+        let [all, lengths, epoch, noted, lost, even, time, info] = answers.as_slice() else { return Err(short()) };
         self.take_leases(lengths)?;
         let is_ours = |name: &str, until| members::is_instance(name).then(|| (Box::<str>::from(name), until));
         let all = self.members(&self.keys.instances, all, is_ours)?;
@@ -175,8 +201,12 @@ impl RedisLedger {
         let noted = noted.text().unwrap_or_default();
         let epoch: Box<str> = epoch.text().unwrap_or_default().into();
         let whole_since = store::whole_since(&epoch, noted, &server.replication_id).filter(|_| !epoch.is_empty());
-        let stable_for = self.clock.stable_for(ServerClock::read(asked, now));
-        let mut leases = Leases { now, server, epoch, whole_since, stable_for, ..Leases::default() };
+        let clock = ServerClock::read(asked, now);
+        let stable_for = self.clock.stable_for(clock);
+        let stable_for_all = self.clock.stable_for_all(self.clock_note(even)?, clock).max(stable_for);
+        let lost_at = store::lost_at(lost.text().unwrap_or_default(), now);
+        let mut leases =
+            Leases { now, server, epoch, whole_since, stable_for, stable_for_all, lost_at, ..Leases::default() };
         if all.is_empty() {
             return Ok(leases);
         }
@@ -187,8 +217,8 @@ impl RedisLedger {
         leases.newest = feed::newest(newest)?;
         let reported = reported.parts().unwrap_or_default();
         let over = self.over_by_steady_time(&all, reported, now, stable_for).await?;
-        let kept = Self::KEPT.max(self.longest_lease());
         let longest = self.longest_lease();
+        let kept = Self::KEPT + longest;
         let (mut some_old, mut old_are_gone) = (false, true);
         for ((name, until), reported) in all.into_iter().zip(reported) {
             let is_old = until.plus(kept) < now;
@@ -212,7 +242,7 @@ impl RedisLedger {
         }
         // An instance that returns must first write its name again, which makes it recent. After a jump of the clock
         // all of them look old.
-        if some_old && old_are_gone && stable_for >= kept {
+        if some_old && old_are_gone && stable_for_all >= kept {
             let before = now.minus(kept).as_millis();
             let sweep = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.instances).arg("-inf").arg(before);
             self.shared.call(self, sweep, self.deadline()).await?;
@@ -255,14 +285,17 @@ impl RedisLedger {
 
     /// Ends a lease at once; its holder must not decide any more.
     ///
-    /// A receipt relies on it that a withdrawn lease has left no lead unreported: if the margins cannot be noted, the
-    /// lease is left to lapse.
+    /// A receipt relies on it that a withdrawn lease has left no lead unreported: if the margins cannot be noted, or one is
+    /// not measured, the lease is left to lapse.
     pub(in crate::sources) async fn withdraw(
         &self,
         name: &str,
         leads: &[(IssuerName, Lead)],
     ) -> Result<(), LedgerError> {
         self.shared.pipeline(self, self.note_margins(leads)).await?;
+        if leads.iter().any(|(_, lead)| lead.is_unmeasured()) {
+            return Err(LedgerError::Unavailable { cause: "a lead is not measured".into() });
+        }
         let end = Command::new("ZADD").arg(&*self.keys.instances).arg("0").arg(name);
         self.shared.call(self, end, self.deadline()).await?;
         let delete = Command::new("DEL").arg(self.keys.instance(name));
@@ -282,12 +315,14 @@ impl RedisLedger {
 
 /// Space-separated; later versions may append fields.
 fn encoded(report: &Report) -> String {
-    let Report { at, position, view_age, uptime, state, version, unapplied, skew_ms, streams, role, ended } = report;
+    let Report { at, position, view_age, uptime, state, version, .. } = report;
+    let Report { unapplied, skew_ms, streams, role, ended, unmeasured, .. } = report;
     let skew = skew_ms.map(|millis| format!(" skew={millis}")).unwrap_or_default();
     let role = if role.is_empty() { String::new() } else { format!(" role={role}") };
     let unapplied: Vec<_> = unapplied.iter().map(|position| format!(" unapplied={position}")).collect();
     let ended: Vec<_> = ended.iter().map(|(position, count)| format!(" ended={position}/{count}")).collect();
-    let more = [unapplied, ended].concat().concat();
+    let unmeasured: Vec<_> = unmeasured.iter().map(|issuer| format!(" unmeasured={issuer}")).collect();
+    let more = [unapplied, ended, unmeasured].concat().concat();
     let view_age = view_age.map_or("-".to_owned(), |age| age.as_millis().to_string());
     let (at, uptime) = (at.as_millis(), uptime.as_secs());
     format!("{position} {at} {view_age} {uptime} {state} {version}{skew} streams={streams}{role}{more}")
@@ -314,6 +349,7 @@ fn read(text: &str) -> Option<Report> {
         streams: more.iter().find_map(|word| word.strip_prefix("streams=")?.parse().ok()).unwrap_or_default(),
         role: more.iter().find_map(|word| word.strip_prefix("role=")).unwrap_or_default().into(),
         ended: more.iter().filter_map(ended).collect(),
+        unmeasured: more.iter().filter_map(|word| IssuerName::parse(word.strip_prefix("unmeasured=")?)).collect(),
     })
 }
 
@@ -335,6 +371,7 @@ mod tests {
             streams: 7,
             role: "module".into(),
             ended: vec![(Position { millis: 1, sequence: 2 }, 3), (Position { millis: 4, sequence: 5 }, 0)],
+            unmeasured: ["main", "other"].into_iter().filter_map(IssuerName::parse).collect(),
         };
         assert_eq!(read(&encoded(&report)), Some(report.clone()));
         assert_eq!(read(&format!("{} more", encoded(&report))), Some(report));

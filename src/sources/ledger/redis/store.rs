@@ -3,6 +3,7 @@
 //! ```text
 //! doorward:{r}:meta       the epoch of the log: its founder, and the time; it is lost with a flush
 //! doorward:{r}:server     the replication id of the server that instances read from, and since when
+//! doorward:{r}:lost       when an instance last saw that this store was emptied or replaced: it may have lost leases
 //! doorward:{r}:repairing  sorted set: instances that found a loss, and the end of the wait for them
 //! doorward:{r}:repairer   the one that writes entries back; it expires unless that one renews it
 //! ```
@@ -17,9 +18,10 @@ use fred::types::Value;
 
 use super::super::LedgerError;
 use super::answer::{self, Answer, short};
-use super::clock::ServerClock;
+use super::clock::{ServerClock, TOLERANCE};
 use super::feed::Feed;
 use super::session::Command;
+use super::wire::Keys;
 use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
@@ -48,6 +50,8 @@ pub(in crate::sources) struct Life {
     /// full.
     pub(in crate::sources) since: Option<Timestamp>,
     pub(in crate::sources) clock: ServerClock,
+    /// The data are noted at another server: this one may hold an older copy.
+    pub(in crate::sources) is_moved: bool,
 }
 
 /// The longest wait for an instance that has announced a repair, unless it renews the announcement.
@@ -100,6 +104,18 @@ pub(super) fn whole_since(epoch: &str, noted: &str, replication_id: &str) -> Opt
     Some(Timestamp::from_millis(since.parse::<i64>().ok()?.max(founded)))
 }
 
+/// Notes that the store may have lost leases. An instance that does so has followed it since, so a later loss is in its
+/// note.
+pub(super) fn note_lost(keys: &Keys, at: Timestamp) -> Command {
+    Command::new("SET").arg(&*keys.lost).arg(at.as_millis())
+}
+
+/// The time in such a note; 1970 for one that is to come: it is of a clock that was set since, or of another program.
+pub(super) fn lost_at(noted: &str, now: Timestamp) -> Option<Timestamp> {
+    let at = Timestamp::from_millis(noted.parse().ok()?);
+    Some(if at <= now.plus(TOLERANCE) { at } else { Timestamp::default() })
+}
+
 impl Feed<'_> {
     /// The facts about the server, to be read first on a connection.
     pub(in crate::sources) async fn facts(&mut self) -> Result<StoreFacts, LedgerError> {
@@ -139,10 +155,11 @@ impl Feed<'_> {
             let answers = self.session.pipeline(vec![found, get(&keys.meta)], deadline).await?;
             answers.get(1).and_then(Answer::text).ok_or_else(short)?.into()
         };
-        let id = &self.server.replication_id;
-        if let Some(since) = whole_since(&epoch, noted.text().unwrap_or_default(), id) {
-            return Ok(Life { epoch, since: Some(since), clock });
+        let (id, noted) = (&self.server.replication_id, noted.text().unwrap_or_default());
+        if let Some(since) = whole_since(&epoch, noted, id) {
+            return Ok(Life { epoch, since: Some(since), clock, is_moved: false });
         }
+        let is_moved = noted.split_once(' ').is_some_and(|(before, _)| before != &**id);
         let mut note = vec![Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()))];
         // The store may have lost the note of the longest lease.
         let longest = self.ledger.longest_lease();
@@ -150,8 +167,8 @@ impl Feed<'_> {
             note.push(retention::note_lease(keys, longest, now.plus(longest)));
         }
         match self.session.pipeline(note, deadline).await {
-            Ok(_) => Ok(Life { epoch, since: Some(now), clock }),
-            Err(error) if error.is_out_of_memory() => Ok(Life { epoch, since: None, clock }),
+            Ok(_) => Ok(Life { epoch, since: Some(now), clock, is_moved }),
+            Err(error) if error.is_out_of_memory() => Ok(Life { epoch, since: None, clock, is_moved }),
             Err(error) => Err(error),
         }
     }
@@ -257,6 +274,17 @@ mod tests {
         assert_eq!(since("by-hand", "a 3000", "a"), Some(3000));
         for (noted, id) in [("", "a"), ("b 3000", "a"), ("a", "a"), ("a x", "a"), (" 3000", "")] {
             assert_eq!(since("host.1 1000", noted, id), None, "{noted:?}");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_is_to_come_was_noted_by_another_clock() {
+        let lost = |noted| lost_at(noted, Timestamp::from_millis(5_000)).map(Timestamp::as_millis);
+        assert_eq!(lost("4000"), Some(4_000));
+        assert_eq!(lost("6000"), Some(6_000), "estimated a little late");
+        assert_eq!(lost("6001"), Some(0));
+        for odd in ["", "soon", "4 000", "99999999999999999999"] {
+            assert_eq!(lost(odd), None, "{odd:?}");
         }
     }
 }

@@ -17,6 +17,7 @@ pub(super) struct Keys {
     pub(super) repairer: Box<str>,
     pub(super) instances: Box<str>,
     pub(super) server: Box<str>,
+    pub(super) lost: Box<str>,
     pub(super) retentions: Box<str>,
     pub(super) leases: Box<str>,
     pub(super) clock: Box<str>,
@@ -30,7 +31,7 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(prefix: &str) -> Self {
         let key = |name| format!("{prefix}{{r}}:{name}").into_boxed_str();
-        let [stem, log, meta] = ["", "log", "meta"].map(key);
+        let [stem, log, meta, lost] = ["", "log", "meta", "lost"].map(key);
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
         let [server, retentions, leases, clock] = ["server", "retentions", "leases", "clock"].map(key);
         let [leads, dated, issuers, streams, signals] = ["leads", "dated", "issuers", "streams", "signals"].map(key);
@@ -42,6 +43,7 @@ impl Keys {
             repairer,
             instances,
             server,
+            lost,
             retentions,
             leases,
             clock,
