@@ -156,7 +156,7 @@ impl Relay {
             owner: known.owner.clone(),
             lag,
             is_up,
-            is_overdue: !is_up && self.began.elapsed() > Self::BEHIND,
+            is_overdue: !is_up && (state.is_lasting() || self.began.elapsed() > Self::BEHIND),
             problem,
         }
     }
@@ -227,7 +227,7 @@ impl Relay {
             if began.elapsed() > BACKOFF[1] * 2 {
                 backoff.succeeded(); // The connections worked for a while.
             }
-            let pause = if fault.is_lasting() { LASTING } else { backoff.failed() };
+            let pause = if fault.state().is_lasting() { LASTING } else { backoff.failed() };
             sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
         }
     }

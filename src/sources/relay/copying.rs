@@ -114,11 +114,6 @@ impl Fault {
             },
         }
     }
-
-    /// Whether it lasts until an operator repairs it.
-    pub(super) fn is_lasting(&self) -> bool {
-        self.state() != RelayState::Unreachable
-    }
 }
 
 impl Relay {

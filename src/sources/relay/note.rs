@@ -27,6 +27,15 @@ pub enum RelayState {
 }
 
 impl RelayState {
+    /// Whether it lasts until an operator repairs it.
+    #[must_use]
+    pub const fn is_lasting(self) -> bool {
+        match self {
+            Self::Refused | Self::NamesDiffer | Self::SameStore => true,
+            Self::Starting | Self::CatchingUp | Self::Following | Self::Unreachable => false,
+        }
+    }
+
     /// A stable lowercase name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -64,7 +73,7 @@ pub struct RelayStatus {
     pub lag: Option<Duration>,
     /// It follows, and is not behind.
     pub is_up: bool,
-    /// It is not up, although there was time enough.
+    /// It is not up, although there was time enough, or until an operator repairs it.
     pub is_overdue: bool,
     /// The obstacle.
     pub problem: Option<String>,
