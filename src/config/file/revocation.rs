@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Within};
+use super::{Required, Span, Within};
 use crate::authz::revocation::LONGEST_STALENESS;
 
 section! {
@@ -110,6 +110,7 @@ pub enum RelayFile {
 
 section! {
     /// The Redis of another region, as in `revocation.redis`.
+    #[schemars(transform = Required(&["url"]))]
     pub struct RelayServerFile {
         /// The URL of the server, with the same schemes as `revocation.redis.url`.
         #[serde(skip_serializing_if = "has_credentials")]

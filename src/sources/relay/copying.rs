@@ -156,7 +156,7 @@ impl Relay {
                     complete = if is_complete { Some(start) } else { complete };
                     let last = Timestamp::from_millis(i64::try_from(next.last.millis).unwrap_or(i64::MAX));
                     progress.from.baseline = Some(next);
-                    self.copied_up_to(if is_complete { as_of } else { Some(last) });
+                    self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
                     self.set(RelayState::Following);
                 }
             }
