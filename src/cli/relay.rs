@@ -28,7 +28,8 @@ use crate::sources::replica::instance_name;
     Exit codes: 0 stopped by a signal, 1 failed (names of issuers that differ, twice the same store), 2 wrong usage."
 )]
 pub(super) struct RelayArgs {
-    /// The Redis whose log is followed, as in `revocation.redis.url`.
+    /// The Redis whose log is followed, as in `revocation.redis.url`. Other users of the machine can read a password here:
+    /// give it by the environment or a file.
     #[arg(long, value_name = "URL", env = "DOORWARD_RELAY_FROM", hide_env_values = true)]
     from: String,
     /// The Redis that is appended to.

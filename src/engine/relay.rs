@@ -20,7 +20,7 @@ use super::connections::{Protocol, Server};
 use super::listen::Listener;
 use super::supervisor::Supervisor;
 use crate::config::Limits;
-use crate::sources::relay::{Relay, RelaySettings, RelayState, RelayStats};
+use crate::sources::relay::{Relay, RelaySettings, RelayStats};
 
 /// The interval of looking at the relays' states.
 const LOOK: Duration = Duration::from_millis(500);
@@ -71,19 +71,12 @@ pub async fn run_relays(
             name = tasks.ended() => break Err(anyhow::anyhow!("the task `{name}` ended unexpectedly")),
             () = sleep(LOOK) => {}
         }
-        if let Some(fault) = relays.iter().find_map(|relay| lasting(relay)) {
+        if let Some(fault) = relays.iter().find_map(|relay| relay.own_fault()) {
             break Err(anyhow::anyhow!(fault));
         }
     };
     tasks.finish(ENDING).await;
     ended
-}
-
-/// A fault of the two stores together, which this process has found itself.
-fn lasting(relay: &Relay) -> Option<String> {
-    let status = relay.status();
-    let lasts = matches!(status.state, RelayState::NamesDiffer | RelayState::SameStore) && status.owner.is_some();
-    status.problem.filter(|_| lasts).map(|problem| format!("from {} to {}: {problem}", status.from, status.to))
 }
 
 fn router(shown: Arc<Shown>) -> Router {

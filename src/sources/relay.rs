@@ -82,6 +82,8 @@ struct Known {
 const LEASE: Duration = Duration::from_secs(10);
 /// The interval of renewals, and of notes.
 const TICK: Duration = Duration::from_secs(2);
+/// The interval at which the other processes read the note, and try to take over.
+const FOLLOW: Duration = Duration::from_secs(5);
 /// The pauses between connections: doubled from the first to the longest.
 const BACKOFF: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(5)];
 /// The pause after a fault that an operator must repair.
@@ -150,7 +152,6 @@ impl Relay {
         let is_up = state == RelayState::Following && lag.is_some_and(|lag| lag <= Self::BEHIND);
         RelayStatus {
             name: self.name.clone(),
-            from: self.from.config().server.place(),
             to: self.to.config().server.place(),
             state,
             owner: known.owner.clone(),
@@ -159,6 +160,16 @@ impl Relay {
             is_overdue: !is_up && (state.is_lasting() || self.began.elapsed() > Self::BEHIND),
             problem,
         }
+    }
+
+    /// A fault of the two stores together that this process has found itself, and that lasts.
+    #[must_use]
+    pub fn own_fault(&self) -> Option<String> {
+        let known = self.known();
+        let lasts = matches!(known.note.state, RelayState::NamesDiffer | RelayState::SameStore);
+        let problem = known.note.problem.as_ref().filter(|_| lasts && known.owned)?;
+        let [from, to] = [&self.from, &self.to].map(|ledger| ledger.config().server.place());
+        Some(format!("from {from} to {to}: {problem}"))
     }
 
     async fn keep(&self) {
@@ -174,7 +185,7 @@ impl Relay {
                 }
                 Ok(false) => {
                     self.follow_note().await;
-                    sleep(TICK).await;
+                    sleep(FOLLOW).await;
                 }
                 Err(error) => {
                     self.hindered(&Fault::at(&self.from, error));
@@ -222,7 +233,7 @@ impl Relay {
         let (mut progress, mut backoff) = (Progress::default(), Backoff::new(BACKOFF));
         loop {
             let began = Steady::now();
-            let Err(fault) = self.copy(&mut progress).await;
+            let Err(fault) = Box::pin(self.copy(&mut progress)).await;
             self.hindered(&fault);
             if began.elapsed() > BACKOFF[1] * 2 {
                 backoff.succeeded(); // The connections worked for a while.

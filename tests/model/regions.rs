@@ -178,7 +178,8 @@ impl Regions {
             let elsewhere =
                 (0..self.count).filter(|other| *other != at).fold(0, |all, other| all | world.stores[other].written);
             (1..=INSTANTS).all(|instant| {
-                let copies = store.log[..store.length].iter().filter(|entry| **entry == instant | COPY).count();
+                let is_copy = |entry: &u8| usize::from(*entry == instant | COPY);
+                let copies: usize = store.log[..store.length].iter().map(is_copy).sum();
                 let is_foreign = store.flushed || elsewhere & 1 << instant != 0;
                 copies <= usize::from(is_foreign)
             })

@@ -18,42 +18,37 @@ async fn fill(redis: &RedisServer, count: u32, name: &str) {
     writer.end().await;
 }
 
-/// The copy of a whole log, by a wire that takes the time of a distance; a start with everything copied; and what was
-/// written while the region was cut off.
+/// The copy of a whole log; a start with everything copied; and what was written while the region was cut off.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn a_whole_log_and_a_backlog() {
     const COUNT: u32 = 50_000;
     let size = usize::try_from(COUNT).unwrap();
-    for delay in [Duration::ZERO, Duration::from_millis(40)] {
-        let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
-        fill(&eu, COUNT, "first").await;
-        let wire = Proxy::start(us.port);
-        wire.delay(delay);
-        let address = format!("redis://127.0.0.1:{}", wire.port);
-        let rate = |took: Duration| f64::from(COUNT) / took.as_secs_f64();
-        let began = Instant::now();
-        let relay = Running::start(eu.url(), address.clone());
-        reach(&us, size).await;
-        let took = began.elapsed();
-        println!("{delay:?} each way: a whole log of {COUNT} in {took:?}, {:.0}/s", rate(took));
-        relay.becomes(RelayState::Following).await;
-        relay.end().await;
-        let began = Instant::now();
-        let relay = Running::start(eu.url(), address);
-        relay.becomes(RelayState::Following).await;
-        println!("{delay:?} each way: both logs read again, nothing to copy: {:?}", began.elapsed());
-        wire.refuse();
-        relay.becomes(RelayState::Unreachable).await;
-        fill(&eu, COUNT, "later").await;
-        wire.heal();
-        wire.delay(delay);
-        let began = Instant::now();
-        reach(&us, 2 * size).await;
-        let took = began.elapsed();
-        println!("{delay:?} each way: a backlog of {COUNT} in {took:?}, {:.0}/s, reconnection included", rate(took));
-        relay.end().await;
-    }
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    fill(&eu, COUNT, "first").await;
+    let wire = Proxy::start(us.port);
+    let address = format!("redis://127.0.0.1:{}", wire.port);
+    let rate = |took: Duration| f64::from(COUNT) / took.as_secs_f64();
+    let began = Instant::now();
+    let relay = Running::start(eu.url(), address.clone());
+    reach(&us, size).await;
+    let took = began.elapsed();
+    println!("a whole log of {COUNT} in {took:?}, {:.0}/s", rate(took));
+    relay.becomes(RelayState::Following).await;
+    relay.end().await;
+    let began = Instant::now();
+    let relay = Running::start(eu.url(), address);
+    relay.becomes(RelayState::Following).await;
+    println!("both logs read again, nothing to copy: {:?}", began.elapsed());
+    wire.refuse();
+    relay.becomes(RelayState::Unreachable).await;
+    fill(&eu, COUNT, "later").await;
+    wire.heal();
+    let began = Instant::now();
+    reach(&us, 2 * size).await;
+    let took = began.elapsed();
+    println!("a backlog of {COUNT} in {took:?}, {:.0}/s, reconnection included", rate(took));
+    relay.end().await;
 }
 
 async fn reach(redis: &RedisServer, count: usize) {

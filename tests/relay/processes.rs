@@ -23,7 +23,7 @@ fn relay(from: &RedisServer, to: &RedisServer, more: &[&str]) -> Process {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_killed_in_the_middle_goes_on_and_copies_nothing_twice() {
-    const COUNT: usize = 6_000;
+    const COUNT: usize = 4_000;
     let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let writer = Instance::start(&eu).await;
     for from in (0..COUNT).step_by(1_000) {

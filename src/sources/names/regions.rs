@@ -19,6 +19,13 @@ impl Names {
     /// More than any configuration has.
     const MOST: usize = 1000;
 
+    /// Without the meanings that no instance has used since then: no revocation under them lives.
+    #[must_use]
+    pub fn used_after(mut self, then: Timestamp) -> Self {
+        self.0.retain(|(_, seen)| seen.plus(Self::IN_USE) > then);
+        self
+    }
+
     /// Why revocations under these names would not refuse the same tokens in another store; `None` if they would. A name
     /// that only one of the stores has is not a reason: its issuer is not accepted there.
     #[must_use]
@@ -141,6 +148,9 @@ mod tests {
         check([main()], [tenants], Some("tenant"));
         // The meaning that was used last counts.
         check([meaning("main", "https://old.test"), main()], [main()], None);
+        let old = || names([meaning("main", "https://b.test")]);
+        assert!(names([main()]).conflict_in(&old().used_after(Timestamp::from_secs(1))).is_some());
+        assert_eq!(names([main()]).conflict_in(&old().used_after(Timestamp::from_secs(1_000))), None);
         assert_eq!(names([main(), main(), meaning("b", "https://b.test")]).issuers().len(), 2);
     }
 }

@@ -22,7 +22,7 @@ use crate::clock::Steady;
 /// The interval of checks whether the logs are still the same.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// The interval of notes in both stores, and of reading the meaning of issuers' names.
-const TEND_EVERY: Duration = Duration::from_secs(2);
+const TEND_EVERY: Duration = Duration::from_secs(5);
 /// The wait for new entries.
 const BLOCK: Duration = Duration::from_millis(400);
 /// Entries in one append: one round trip between the regions carries them.
@@ -54,6 +54,8 @@ pub(super) struct Progress {
     /// The next append is not made before.
     not_before: Instant,
     purged: Steady,
+    /// `None`: not over these connections.
+    tended: Option<Steady>,
 }
 
 impl Default for Progress {
@@ -65,6 +67,7 @@ impl Default for Progress {
             unread: UnreadEntries::default(),
             not_before: Instant::now(),
             purged: Steady::now(),
+            tended: None,
         }
     }
 }
@@ -123,21 +126,18 @@ impl Relay {
         let (mut from, mut to) = (from?, to?);
         progress.from.connected(&from.server);
         progress.to.connected(&to.server);
-        self.are_two_stores(&from.server, &to.server).await?;
-        let (mut tended, mut checked, mut complete) = (None::<Steady>, None::<Steady>, None::<Steady>);
+        Box::pin(self.are_two_stores(&from.server, &to.server)).await?; // Boxed, as others here: seldom, and large.
+        progress.tended = None;
+        let (mut checked, mut complete) = (None::<Steady>, None::<Steady>);
         loop {
-            if tended.is_none_or(|tended| tended.elapsed() >= TEND_EVERY) {
-                self.tend().await?;
-                self.purge(progress);
-                tended = Some(Steady::now());
-            }
+            Box::pin(self.tend(progress)).await?;
             if progress.to.baseline.is_none() {
                 self.set(RelayState::CatchingUp);
                 self.read_target(&mut to, progress).await?;
             }
             let Some(read) = progress.from.baseline.clone() else {
                 self.set(RelayState::CatchingUp);
-                self.copy_whole(&mut from, &mut to, progress).await?;
+                Box::pin(self.copy_whole(&mut from, &mut to, progress)).await?;
                 continue;
             };
             let (start, as_of) = (Steady::now(), self.from.store_clock());
@@ -189,28 +189,34 @@ impl Relay {
     }
 
     /// Notes in both stores that their logs are needed, shares the margins of issuers' clocks between the regions, and
-    /// checks that issuers' names mean the same in both.
-    async fn tend(&self) -> Result<(), Fault> {
-        let mut names = Vec::with_capacity(2);
-        for ledger in [&self.from, &self.to] {
-            let fault = |error| Fault::at(ledger, error);
-            ledger.tend(self.retention).await.map_err(fault)?;
-            names.push(Names::read(ledger.noted_names(None).await.map_err(fault)?));
+    /// checks that issuers' names mean the same in both; when it is time.
+    async fn tend(&self, progress: &mut Progress) -> Result<(), Fault> {
+        if progress.tended.is_some_and(|tended| tended.elapsed() < TEND_EVERY) {
+            return Ok(());
         }
-        if let [from, to] = names.as_slice() {
-            if let Some(conflict) = from.conflict_in(to) {
-                return Err(Fault::NamesDiffer(conflict));
-            }
-            let leads = self.leads_of(from, to);
-            // Twice the first: what the second has is in the first afterwards, too.
-            for ledger in [&self.from, &self.to, &self.from] {
-                match ledger.share_margins(&leads).await {
-                    Err(error) if !error.is_out_of_memory() => return Err(Fault::at(ledger, error)),
-                    _ => {}
-                }
+        let (from, to) = tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to))?;
+        if let Some(conflict) = from.conflict_in(&to) {
+            return Err(Fault::NamesDiffer(conflict));
+        }
+        let leads = self.leads_of(&from, &to);
+        // Twice the first: what the second has is in the first afterwards, too.
+        for ledger in [&self.from, &self.to, &self.from] {
+            match ledger.share_margins(&leads).await {
+                Err(error) if !error.is_out_of_memory() => return Err(Fault::at(ledger, error)),
+                _ => {}
             }
         }
+        self.purge(progress);
+        progress.tended = Some(Steady::now());
         Ok(())
+    }
+
+    /// The names in the notes of a store under which revocations may live.
+    async fn tend_store(&self, ledger: &RedisLedger) -> Result<Names, Fault> {
+        let fault = |error| Fault::at(ledger, error);
+        let now = ledger.tend(self.retention).await.map_err(fault)?;
+        let noted = ledger.noted_names(None).await.map_err(fault)?;
+        Ok(Names::read(noted).used_after(now.minus(self.retention)))
     }
 
     /// The margins of the issuers that both regions know; those that were known stay.
@@ -285,6 +291,7 @@ impl Relay {
         let (epoch, end) = (epoch(page.source.and_then(|source| source.epoch)), stream.unwrap_or_default());
         let (mut last, mut beyond) = (Position::default(), 0);
         loop {
+            Box::pin(self.tend(progress)).await?;
             let page = from.page_after(last).await.map_err(fault)?;
             if !self.pass(&page.items, to, progress).await? {
                 return Ok(());

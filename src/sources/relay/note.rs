@@ -62,8 +62,6 @@ impl fmt::Display for RelayState {
 pub struct RelayStatus {
     /// Its name in metrics, such as `relay.1`.
     pub name: Box<str>,
-    /// The host and port of the store that is followed.
-    pub from: String,
     /// The host and port of the store that is appended to.
     pub to: String,
     pub state: RelayState,
