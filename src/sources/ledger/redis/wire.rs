@@ -209,6 +209,8 @@ impl Decoder {
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
         // The clock that dated the id may have been behind, before it was set or now.
         let covers = written_at.plus(reader.behind).max(reader.set_at).max(reader.seen_at);
+        // Two clocks are compared to the millisecond, and differently each time.
+        let covers = if reader.as_written { Timestamp::from_secs(covers.as_secs_ceil()) } else { covers };
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", Kind::User) => Watermark::at(covers.plus(reader.lead)),
@@ -441,6 +443,13 @@ mod tests {
             assert_eq!(read(&entry, WRITTEN).1, end, "{entry}");
         }
         assert_eq!(read("issuer=main kind=session id=s", WRITTEN).1, WRITTEN + 3_600_000, "none is written");
+        let bare = |behind: u64| {
+            let fields = [("issuer", "main"), ("kind", "user"), ("id", "u")].into_iter();
+            let position = Position { millis: u64::try_from(WRITTEN).unwrap(), sequence: 0 };
+            let reader = Reader { as_written: true, behind: Duration::from_millis(behind), ..READER };
+            Decoder::default().revocation(position, fields, reader).unwrap().watermark.instant().as_millis()
+        };
+        assert_eq!((bare(0), bare(3)), (WRITTEN + 2_500, WRITTEN + 2_500), "the lead after the second that has begun");
     }
 
     #[test]
