@@ -54,6 +54,26 @@ async fn what_a_region_loses_comes_back_from_the_other_one() {
     back.end().await;
 }
 
+/// What was read and what is there have the same count, and the ids go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_is_noticed_where_no_instance_runs() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let write = |redis: &RedisServer, id: &str| {
+        redis.cli(&["XADD", LOG, "*", "issuer", "main", "kind", "session", "id", id]);
+    };
+    write(&eu, "one");
+    write(&eu, "two");
+    let relay = Running::start(eu.url(), us.url());
+    eventually("both are copied", || length(&us) == 2).await;
+    us.script(&format!(
+        "MULTI\nFLUSHALL\n{0} three\n{0} four\nEXEC\n",
+        format_args!("XADD {LOG} * issuer main kind session id")
+    ));
+    eventually("both are copied again", || length(&us) == 4).await;
+    assert_eq!(values(&us, "id"), ["three", "four", "one", "two"]);
+    relay.end().await;
+}
+
 /// A server that comes back with an older copy of its data has the same epoch.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_a_store_is_completed() {

@@ -29,7 +29,7 @@ const BLOCK: Duration = Duration::from_millis(400);
 const BATCH: usize = 500;
 /// Entries that are appended in a second, at most: the other region's writers and instances have their share, too.
 const PER_SECOND: u32 = 10_000;
-/// Targets in the other log, at most: some 1.5 GB of this process's memory.
+/// Entries in the other log, at most: some 1.5 GB of this process's memory.
 const MOST: usize = 10_000_000;
 /// An entry that is read within this time after the last complete read was written a moment ago.
 const LIVE: Duration = Duration::from_secs(2);
@@ -79,11 +79,9 @@ pub(super) enum Fault {
     Store { place: String, cause: Obstacle },
     #[error("both addresses are those of one store: name two")]
     SameStore,
-    #[error("no instance has used either store yet, and both are on one server: start an instance in each region")]
-    Unfounded,
     #[error("{0}")]
     NamesDiffer(String),
-    #[error("{place}: the log has more than {MOST} targets")]
+    #[error("{place}: the log has more than {MOST} entries")]
     TooLong { place: String },
 }
 
@@ -95,7 +93,6 @@ impl Fault {
     pub(super) fn state(&self) -> RelayState {
         match self {
             Self::SameStore => RelayState::SameStore,
-            Self::Unfounded => RelayState::Starting,
             Self::NamesDiffer(_) => RelayState::NamesDiffer,
             Self::TooLong { .. } => RelayState::Refused,
             Self::Store { cause, .. } => match cause {
@@ -108,7 +105,9 @@ impl Fault {
                     LedgerError::Unavailable { .. }
                     | LedgerError::Timeout { .. }
                     | LedgerError::BreakerOpen
-                    | LedgerError::Refused { kind: RefusalKind::Loading, .. } => RelayState::Unreachable,
+                    | LedgerError::Refused { kind: RefusalKind::Loading | RefusalKind::ReadOnly, .. } => {
+                        RelayState::Unreachable
+                    }
                     LedgerError::Refused { .. }
                     | LedgerError::NotReplicated { .. }
                     | LedgerError::NamesDiffer
@@ -174,18 +173,17 @@ impl Relay {
 
     /// One server may have two stores: two databases, or two prefixes. Each has an epoch of its own.
     async fn are_two_stores(&self, from: &Server, to: &Server) -> Result<(), Fault> {
-        if from.replication_id != to.replication_id {
-            return Ok(());
+        let epochs = [self.epoch(&self.from).await?, self.epoch(&self.to).await?];
+        if from.replication_id == to.replication_id && epochs[0] == epochs[1] {
+            return Err(Fault::SameStore);
         }
-        let epochs =
-            tokio::try_join!(async { self.from.epoch().await.map_err(|error| Fault::at(&self.from, error)) }, async {
-                self.to.epoch().await.map_err(|error| Fault::at(&self.to, error))
-            },)?;
-        match epochs {
-            (None, None) => Err(Fault::Unfounded),
-            (one, other) if one == other => Err(Fault::SameStore),
-            _ => Ok(()),
-        }
+        Ok(())
+    }
+
+    async fn epoch(&self, ledger: &RedisLedger) -> Result<Option<Box<str>>, Fault> {
+        // Two stores may be founded within one millisecond.
+        let name = format!("{}.{:08x}", self.process, rand::random::<u32>());
+        ledger.epoch(&name).await.map_err(|error| Fault::at(ledger, error))
     }
 
     /// Notes in both stores that their logs are needed, shares the margins of issuers' clocks between the regions, and
@@ -207,6 +205,9 @@ impl Relay {
             }
         }
         self.purge(progress);
+        if progress.known.counts().into_iter().sum::<usize>() > MOST {
+            return Err(Fault::TooLong { place: self.to.config().server.place() });
+        }
         progress.tended = Some(Steady::now());
         Ok(())
     }
@@ -237,8 +238,12 @@ impl Relay {
         let fault = |error: LedgerError| Fault::at(&self.to, error);
         (progress.known, progress.unread) = (RevocationIndex::new(), UnreadEntries::default());
         progress.from.baseline = None; // What the other log has lost is copied again.
+        self.epoch(&self.to).await?;
         let Snapshot { page, stream, .. } = to.snapshot(Position::END).await.map_err(fault)?;
         let (epoch, end) = (epoch(page.source.and_then(|source| source.epoch)), stream.unwrap_or_default());
+        if end.length > MOST as u64 {
+            return Err(Fault::TooLong { place: self.to.config().server.place() });
+        }
         let Progress { known, unread, .. } = progress;
         let mut beyond = 0;
         let last = to
@@ -248,9 +253,6 @@ impl Relay {
             })
             .await
             .map_err(fault)?;
-        if known.counts().into_iter().sum::<usize>() > MOST {
-            return Err(Fault::TooLong { place: self.to.config().server.place() });
-        }
         progress.to.baseline = Some(Baseline::new(epoch, last.max(end.last), end.added + beyond));
         Ok(())
     }
@@ -287,6 +289,7 @@ impl Relay {
     async fn copy_whole(&self, from: &mut Feed<'_>, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
         let fault = |error: LedgerError| Fault::at(&self.from, error);
         from.is_live = false;
+        self.epoch(&self.from).await?;
         let Snapshot { page, stream, .. } = from.snapshot(Position::END).await.map_err(fault)?;
         let (epoch, end) = (epoch(page.source.and_then(|source| source.epoch)), stream.unwrap_or_default());
         let (mut last, mut beyond) = (Position::default(), 0);
@@ -423,7 +426,7 @@ impl Progress {
     }
 }
 
-/// The epoch of a store that no instance has used yet is empty.
+/// A full store may have no epoch: it is empty then.
 fn epoch(epoch: Option<Box<str>>) -> Box<str> {
     epoch.unwrap_or_default()
 }

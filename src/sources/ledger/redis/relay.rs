@@ -5,8 +5,9 @@
 //! doorward:{r}:relay-owner:ID  the process that runs the relay from this store; it expires unless that one renews it
 //! ```
 //!
-//! ID is a digest of the other store's address and prefix. A relay is not an instance: it has no lease, decides
-//! nothing, and founds no epoch.
+//! ID is a digest of the other store's address and prefix. A relay is not an instance: it has no lease, and decides
+//! nothing. It founds an epoch where there is none, because a region may have no instance; but the server is noted by
+//! instances alone, who note the length of their leases with it.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use super::answer::{self, Answer, short};
 use super::clock::ServerClock;
 use super::feed::Unread;
 use super::session::Command;
-use super::{RedisLedger, clock_note, retention};
+use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
@@ -44,10 +45,21 @@ impl RedisLedger {
         Ok([note, owner].map(|text| text.text().map(str::to_owned)))
     }
 
-    /// The epoch of the store; `None` if no instance has used it since it was emptied.
-    pub(in crate::sources) async fn epoch(&self) -> Result<Option<Box<str>>, LedgerError> {
-        let epoch = self.shared.call(self, Command::new("GET").arg(&*self.keys.meta), self.deadline()).await?;
-        Ok(epoch.text().map(Into::into))
+    /// The epoch of the store; founds one, named by `name`, if there is none. `None`: the store is full.
+    pub(in crate::sources) async fn epoch(&self, name: &str) -> Result<Option<Box<str>>, LedgerError> {
+        let get = || Command::new("GET").arg(&*self.keys.meta);
+        let found = self.shared.pipeline(self, vec![get(), Command::new("TIME")]).await?;
+        let [epoch, time] = found.as_slice() else { return Err(short()) };
+        if let Some(epoch) = members::text(&self.keys.meta, epoch)? {
+            return Ok(Some(epoch.into()));
+        }
+        let epoch = format!("{name} {}", answer::time(time)?.as_millis());
+        let set = Command::new("SET").arg(&*self.keys.meta).arg(epoch).arg("NX");
+        match self.shared.pipeline(self, vec![set, get()]).await {
+            Ok(answers) => Ok(answers.get(1).and_then(Answer::text).map(Into::into)),
+            Err(error) if error.is_out_of_memory() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Notes that entries of this log are needed for `retention`, and compares the store's clock with this machine's as
