@@ -76,7 +76,10 @@ EXAMPLES = {
 """,
     "revocation": """revocation:
   store: redis
-  redis: {url: rediss://redis.example.com:6379/0, min_replicas: 1}
+  redis:
+    url: rediss://redis.example.com:6379/0
+    min_replicas: 1
+    relay: [rediss://redis.us.example.com:6379]   # another region: revocations are copied there
   max_staleness: 30s
   on_stale: deny
 """,

@@ -8,6 +8,7 @@ mod healthcheck;
 mod init;
 mod lint;
 mod list;
+mod relay;
 mod report;
 mod revoke;
 mod serve;
@@ -43,6 +44,7 @@ enum Command {
     List(list::ListArgs),
     Status(status::StatusArgs),
     Signals(signals::SignalsArgs),
+    Relay(relay::RelayArgs),
     DevToken(dev_token::DevTokenArgs),
     HashKey(hash_key::HashKeyArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
@@ -78,6 +80,7 @@ pub fn run() -> ExitCode {
         Command::List(args) => list::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Signals(args) => signals::run(&args),
+        Command::Relay(args) => relay::run(&args),
         Command::DevToken(args) => dev_token::run(&args),
         Command::HashKey(args) => hash_key::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),

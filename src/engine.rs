@@ -12,6 +12,7 @@ pub(crate) mod listen;
 pub mod log;
 mod read_quota;
 mod readiness;
+mod relay;
 mod reload;
 mod source;
 mod status_lists;
@@ -39,6 +40,7 @@ pub use hosted::Hosted;
 pub use http::HttpListeners;
 use listen::Listener;
 use log::Log;
+pub use relay::run_relays;
 use reload::Reload;
 pub use reload::log_warnings;
 pub use source::Source;
@@ -81,6 +83,12 @@ impl Engine {
             });
         }
         let wanted = Arc::new(Notify::new());
+        let relays = assemble::relays(config, state.replica.name(), &state.metrics.relays)?;
+        for relay in &relays {
+            let (relay, stopped) = (relay.clone(), stop.clone());
+            tasks.spawn("relay", async move { relay.run(stopped).await });
+        }
+        state.set_relays(relays);
         let reload = Reload::new(source, wanted.clone(), config, state.clone(), tls.clone())?;
         tasks.spawn("reload", reload.run(stop.clone()));
         let (sender, ready) = watch::channel(false);

@@ -11,6 +11,7 @@ use crate::authz::denial::Denial;
 use crate::authz::jwks::{LeftOut, RejectedKey};
 use crate::authz::revocation::{Kind, RevocationIndex};
 use crate::instruments::{Row, instruments};
+use crate::sources::relay::RelayStats;
 use crate::sources::replica::{LAG_BUCKETS, ReplicaStats};
 use crate::sources::streams::Cause;
 
@@ -87,6 +88,8 @@ pub struct Metrics {
     instruments: Instruments,
     /// The metrics of the store, for the replica.
     pub store: ReplicaStats,
+    /// The metrics of relays to other regions.
+    pub relays: RelayStats,
     /// Tokens whose signature was checked before.
     pub token_cache_hits: IntCounter,
     /// Lookups that missed the cache.
@@ -129,14 +132,16 @@ const DEGRADED: [(&str, &str); 8] = [
 impl Metrics {
     /// Fails only if two instruments share a name.
     pub fn new() -> Result<Self, prometheus::Error> {
-        let (registry, instruments, store) = (Registry::new(), Instruments::create()?, ReplicaStats::new()?);
+        let (registry, instruments) = (Registry::new(), Instruments::create()?);
+        let (store, relays) = (ReplicaStats::new()?, RelayStats::new()?);
         instruments.register(&registry)?;
         store.register(&registry)?;
+        relays.register(&registry)?;
         #[cfg(feature = "process-metrics")]
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let [token_cache_hits, token_cache_misses] =
             ["hit", "miss"].map(|result| instruments.token_cache.with_label_values(&[result]));
-        let metrics = Self { registry, instruments, store, token_cache_hits, token_cache_misses };
+        let metrics = Self { registry, instruments, store, relays, token_cache_hits, token_cache_misses };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         for reload in ["ok", "refused"] {
             metrics.config_reloads.with_label_values(&[reload]);
@@ -209,7 +214,7 @@ impl Metrics {
         let families = self.registry.gather();
         TextEncoder::new().encode(&families, &mut text)?;
         // Metrics without a series are described as well.
-        for Row { name, help, kind, .. } in Instruments::ROWS.iter().chain(ReplicaStats::ROWS) {
+        for Row { name, help, kind, .. } in Instruments::ROWS.iter().chain(ReplicaStats::ROWS).chain(RelayStats::ROWS) {
             if !families.iter().any(|family| family.name() == *name) {
                 text.extend(format!("# HELP {name} {help}\n# TYPE {name} {kind}\n").into_bytes());
             }

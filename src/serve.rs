@@ -3,15 +3,18 @@
 mod checks;
 mod listen;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::engine::log::Log;
-use crate::engine::{Engine, HttpListeners, Source, log_in_force};
+use crate::engine::{Engine, HttpListeners, Source, log_in_force, run_relays};
+use crate::sources::relay::RelaySettings;
 
 /// Runs the service until SIGTERM or SIGINT; `file` is read again when it changes, and on SIGHUP.
 pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<()> {
@@ -51,6 +54,29 @@ pub async fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<(
     engine.drain(*config.limits.drain).await;
     info!("stopped");
     Ok(())
+}
+
+/// Runs relays between regions until SIGTERM or SIGINT; fails if two regions must not be connected.
+pub fn relay(settings: Vec<RelaySettings>, listen: Option<SocketAddr>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+        let stop = CancellationToken::new();
+        let ended = run_relays(settings, listen, stop.clone());
+        let stopped = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            stop.cancel();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            ended = ended => ended,
+            () = stopped => Ok(()), // It never ends.
+        }
+    })
 }
 
 /// Each connection is an open file; the usual soft limit of 1,024 exists for programs that use `select`.

@@ -7,6 +7,7 @@ pub mod introspection;
 pub mod jwks;
 pub mod ledger;
 pub mod names;
+pub mod relay;
 pub mod replica;
 mod retry;
 pub mod signals;

@@ -31,6 +31,7 @@ use crate::sources::introspection::Introspectors;
 pub use crate::sources::jwks::KeySource;
 use crate::sources::jwks::KeySources;
 pub use crate::sources::ledger::{LedgerError, Position};
+use crate::sources::relay::Relay;
 pub use crate::sources::replica::{Peer, Receipt, Replica, ReplicaState};
 use crate::sources::signals::Receiver;
 use crate::sources::status_lists::StatusListSources;
@@ -115,6 +116,7 @@ pub struct State {
     keys: ArcSwap<KeySources>,
     introspectors: ArcSwap<Introspectors>,
     receivers: ArcSwap<Vec<Arc<Receiver>>>,
+    relays: ArcSwap<Vec<Arc<Relay>>>,
     status_sources: ArcSwap<StatusListSources>,
     /// The status lists of issuers.
     pub status_lists: Arc<StatusLists>,
@@ -164,6 +166,7 @@ impl State {
             keys: ArcSwap::default(),
             introspectors: ArcSwap::default(),
             receivers: ArcSwap::default(),
+            relays: ArcSwap::default(),
             status_sources: ArcSwap::default(),
             status_lists: Arc::default(),
             replica,
@@ -226,6 +229,15 @@ impl State {
 
     pub fn set_receivers(&self, receivers: Vec<Arc<Receiver>>) {
         self.receivers.store(Arc::new(receivers));
+    }
+
+    /// The relays to the stores of other regions.
+    pub fn relays(&self) -> Arc<Vec<Arc<Relay>>> {
+        self.relays.load_full()
+    }
+
+    pub fn set_relays(&self, relays: Vec<Arc<Relay>>) {
+        self.relays.store(Arc::new(relays));
     }
 
     pub fn set_policy(&self, policy: Policy) {

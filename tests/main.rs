@@ -48,6 +48,7 @@ mod paths;
 mod proofs;
 mod providers;
 mod rate_limits;
+mod relay;
 mod reload;
 mod samples;
 mod status_lists;

@@ -5,6 +5,7 @@ mod forgetting;
 mod losses;
 mod protocol;
 mod reads;
+mod regions;
 mod steps;
 mod world;
 

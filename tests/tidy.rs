@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("lint", &["authz", "config"]),
     ("api", &["authz", "clock", "config", "metrics", "sources", "state", "traces"]),
     ("engine", &["api", "authz", "clock", "config", "metrics", "sources", "state", "traces"]),
-    ("serve", &["api", "config", "engine"]),
+    ("serve", &["api", "config", "engine", "sources"]),
     ("cli", &["api", "authz", "clock", "config", "dev", "engine", "lint", "serve", "sources", "state"]),
     ("main", &["cli"]),
 ];

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::server::{Failure, ServerArgs};
 use super::{complain, print};
 
-/// List the instances, the age of their views and their places in the log.
+/// List the instances, the age of their views and their places in the log; and the relays to other regions.
 ///
 /// The admin key is read from DOORWARD_ADMIN_KEY.
 #[derive(Args)]
@@ -49,9 +49,19 @@ fn status(args: &StatusArgs) -> Result<ExitCode, Failure> {
         let streams = instance["streams"].as_u64().unwrap_or_default();
         format!("{name:width$}  {age:>10}  {position:<20}  {state:<14}  {version:<9}  {clock:>9}  {streams:>7}  {up}")
     };
-    let rows: Vec<_> = std::iter::once(head).chain(instances.iter().map(row)).collect();
+    let relays = reply.body["relays"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = std::iter::once(head).chain(instances.iter().map(row)).chain(relays.iter().map(relay));
+    let rows: Vec<_> = rows.collect();
     if reply.body["complete"] == false {
         complain("doorward: the store did not return the other instances");
     }
     Ok(print(rows.join("\n")))
+}
+
+/// The line about a relay.
+fn relay(relay: &Value) -> String {
+    let text = |name: &str| relay[name].as_str().unwrap_or("-");
+    let lag = relay["lag_ms"].as_u64().map_or("-".to_owned(), |lag| format!("{lag} ms"));
+    let problem = relay["problem"].as_str().map_or_else(String::new, |problem| format!("  {problem}"));
+    format!("{}  {}  to {}  lag {lag}  owner {}{problem}", text("name"), text("state"), text("to"), text("owner"))
 }

@@ -57,7 +57,8 @@ pub use requests::{
 };
 pub use resource::ResourceFile;
 pub use revocation::{
-    AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RevocationFile, StoreKind,
+    AdoptFile, AdoptSetFile, EmbeddedFile, List, OnStaleFile, Read, RedisFile, RelayFile, RelayServerFile,
+    RevocationFile, StoreKind,
 };
 pub use signals::{
     ClientAuthFile, ClientCredentialsFile, PollFile, PushFile, SignalsFile, StreamFile, SubjectFormat, TransmitterFile,

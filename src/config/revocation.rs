@@ -9,7 +9,9 @@ use url::Url;
 
 use super::check::Check;
 use super::fault::KeyPath;
-use super::file::{AdoptFile, AdoptSetFile, List, Read, RedisFile, RevocationFile, StoreKind};
+use super::file::{
+    AdoptFile, AdoptSetFile, List, Read, RedisFile, RelayFile, RelayServerFile, RevocationFile, StoreKind,
+};
 use super::rules::on_stale;
 use crate::authz::authorizer::FreshnessPolicy;
 use crate::sources::ledger::{AdoptedKeys, Names, Redis, RedisConfigError};
@@ -39,6 +41,8 @@ pub enum Store {
         server: Redis,
         /// The revocation keys that an existing service writes.
         adopt: Option<AdoptedKeys>,
+        /// The stores of the other regions, to which revocations are copied.
+        relay: Vec<Redis>,
     },
 }
 
@@ -52,8 +56,10 @@ pub(super) fn revocation(
         StoreKind::Embedded => Store::Embedded { path: embedded_path(check, &at, file) },
         StoreKind::Redis => {
             let (at, file) = (at.key("redis"), &file.redis);
-            let server = redis(check, &at, file);
-            Store::Redis { server, adopt: file.adopt.as_ref().and_then(|keys| adopt(check, &at.key("adopt"), keys)) }
+            let server = redis(check, &at, &at.key("url"), file);
+            let adopt = file.adopt.as_ref().and_then(|keys| adopt(check, &at.key("adopt"), keys));
+            let relay = relay(check, &at.key("relay"), file, &server);
+            Store::Redis { server, adopt, relay }
         }
     };
     let other = if file.store == StoreKind::Redis { "embedded" } else { "redis" };
@@ -94,18 +100,46 @@ fn embedded_path(check: &mut Check<'_>, at: &KeyPath, file: &RevocationFile) -> 
     Some(path)
 }
 
-fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
-    let (url, in_url) = redis_url(check, &at.key("url"), &file.url);
+/// The stores of the other regions.
+fn relay(check: &mut Check<'_>, at: &KeyPath, own: &RedisFile, here: &Redis) -> Vec<Redis> {
+    let mut servers: Vec<Redis> = Vec::with_capacity(own.relay.len());
+    for (index, file) in own.relay.iter().enumerate() {
+        let at = at.index(index);
+        let key_prefix = own.key_prefix.clone();
+        let (url_at, file) = match file {
+            RelayFile::Url(url) => (at.clone(), RedisFile { url: url.clone(), key_prefix, ..RedisFile::default() }),
+            RelayFile::Server(file) => {
+                let RelayServerFile { url, username, password, password_file, ca_file, key_prefix: other } =
+                    (**file).clone();
+                let key_prefix = other.unwrap_or(key_prefix);
+                let more = RedisFile::default();
+                let file = RedisFile { url, username, password, password_file, ca_file, key_prefix, ..more };
+                (at.key("url"), file)
+            }
+        };
+        let server = redis(check, &at, &url_at, &file);
+        if server.identity() == here.identity() {
+            check.fault(&url_at, "must be the Redis of another region; this is `revocation.redis.url`");
+        } else if servers.iter().any(|other| other.identity() == server.identity()) {
+            check.fault(&url_at, "must not be listed twice");
+        }
+        servers.push(server);
+    }
+    servers
+}
+
+fn redis(check: &mut Check<'_>, at: &KeyPath, url_at: &KeyPath, file: &RedisFile) -> Redis {
+    let (url, in_url) = redis_url(check, url_at, &file.url);
     let (url_user, url_password) = in_url.unwrap_or_default();
     let mut password = check.secret(at, "password", file.password.as_ref(), file.password_file.as_ref());
     if let Some(url_password) = url_password {
         if file.password.is_some() || file.password_file.is_some() {
-            check.fault(&at.key("url"), "must not contain a password beside `password` or `password_file`");
+            check.fault(url_at, "must not contain a password beside `password` or `password_file`");
         }
         password = Some(url_password);
     }
     if url_user.is_some() && file.username.is_some() {
-        check.fault(&at.key("url"), "must not contain a user beside `username`");
+        check.fault(url_at, "must not contain a user beside `username`");
     }
     let ca_file = file.ca_file.as_ref().map(|name| check.pem_file(&at.key("ca_file"), name, "CERTIFICATE").0);
     let prefix_fits = file.key_prefix.len() <= 64
@@ -136,7 +170,8 @@ fn redis(check: &mut Check<'_>, at: &KeyPath, file: &RedisFile) -> Redis {
             RedisConfigError::CaFile { cause, .. } => ("ca_file", cause.into()),
             RedisConfigError::SystemCertificates(_) => ("ca_file", error.to_string()),
         };
-        check.fault(&at.key(key), message);
+        let at = if key == "url" { url_at.clone() } else { at.key(key) };
+        check.fault(&at, message);
     }
     server
 }

@@ -171,6 +171,22 @@ fn credentials_in_the_url_of_redis_are_taken_out() {
 }
 
 #[test]
+fn the_stores_of_other_regions_have_credentials_of_their_own() {
+    let config = config(
+        "revocation: {redis: {password_file: password, key_prefix: 'a:', relay: ['rediss://u:p%40ss@us.test:6380/1', {url: 'redis://ap.test', username: v, password_file: secret-16, key_prefix: 'b:'}]}}\n",
+    );
+    let Store::Redis { relay, .. } = &config.revocation.store else { panic!() };
+    let read = |at: usize| {
+        let password = relay[at].password.as_ref().map(secrecy::ExposeSecret::expose_secret);
+        (&*relay[at].url, relay[at].username.as_deref(), password, &*relay[at].key_prefix)
+    };
+    assert_eq!(read(0), ("rediss://us.test:6380/1", Some("u"), Some("p@ss"), "a:"));
+    assert_eq!((read(1).0, read(1).1, read(1).3), ("redis://ap.test", Some("v"), "b:"));
+    assert!(read(1).2.is_some_and(|password| password != "correct horse"));
+    assert!(!format!("{:?}", config.revocation).contains("p@ss"));
+}
+
+#[test]
 fn unlikely_settings_are_warned_of() {
     for (more, expected) in [
         ("rules: [{name: a, match: {path: /a}, access: public, on_stale: deny}]\n", "rules[0].on_stale: has no effect"),

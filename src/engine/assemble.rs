@@ -14,6 +14,7 @@ use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::KeySettings;
 use crate::sources::ledger::{Adopt, AdoptedKeys, EmbeddedLedger, Redis, RedisConfig, RedisLedger, RevocationLedger};
+use crate::sources::relay::{Relay, RelaySettings, RelayStats};
 use crate::sources::replica::Replica;
 use crate::sources::signals::{Receiver, ReceiverSettings};
 use crate::sources::status_lists::StatusListSettings;
@@ -148,7 +149,7 @@ pub fn ledger(config: &Config) -> anyhow::Result<RevocationLedger> {
         Store::Embedded { path: Some(path) } => {
             RevocationLedger::Embedded(EmbeddedLedger::open(path, clock::now()).context("revocation.embedded.path")?)
         }
-        Store::Redis { server, adopt } => {
+        Store::Redis { server, adopt, .. } => {
             let redis = RedisLedger::new(redis_config(config, server, adopt.as_ref()));
             RevocationLedger::from(redis.context("revocation.redis")?)
         }
@@ -170,6 +171,23 @@ fn redis_config(config: &Config, server: &Redis, adopt: Option<&AdoptedKeys>) ->
         lookup_deadline: config.limits.lookup_timeout.min(*config.limits.store_timeout),
         ..RedisConfig::new(server.clone())
     }
+}
+
+/// The relays to the stores of other regions; `process` is the name of this one for its peers.
+pub fn relays(config: &Config, process: &str, stats: &RelayStats) -> anyhow::Result<Vec<Arc<Relay>>> {
+    let Store::Redis { server, relay: others, .. } = &config.revocation.store else { return Ok(Vec::new()) };
+    let redis = |server: &Redis| RedisConfig {
+        allow_eviction: config.revocation.allow_eviction,
+        retention: config.revocation.retention,
+        leeway: longest_leeway(config),
+        ..Relay::config(server.clone())
+    };
+    let relay = |(at, to): (usize, &Redis)| {
+        let (name, process) = (format!("relay.{at}").into(), process.into());
+        let settings = RelaySettings { name, process, from: redis(server), to: redis(to) };
+        Relay::new(settings, stats.clone()).map(Arc::new).context("revocation.redis.relay")
+    };
+    (1..).zip(others).map(relay).collect()
 }
 
 /// The longest time for which a token of any issuer is accepted after its `exp`.

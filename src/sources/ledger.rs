@@ -56,8 +56,10 @@
 //! need the log), `{r}:clock` (the time since which Redis's clock has been stable), `{r}:leads` (the leads of issuers'
 //! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the
 //! secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they
-//! could be accepted), `{r}:signals` and `{r}:signals…:ID` (the streams of security events, and the owner of each). An entry with a field `receipt` requests that the instances report at once that they have
-//! applied it; `by` (the name of an admin key) and `since` (milliseconds: the first time of an entry that was written
+//! could be accepted), `{r}:signals` and `{r}:signals…:ID` (the streams of security events, and the owner of each),
+//! `{r}:relay:ID` and `{r}:relay-owner:ID` (the relays from this store to another one, and the owner of each). An
+//! entry with a field `receipt` requests that the instances report at once that they have applied it; `by` (the name
+//! of an admin key) and `since` (milliseconds: the first time of an entry that was written
 //! back) are for operators. A reader of the log ignores unknown fields.
 
 mod embedded;
@@ -78,7 +80,7 @@ pub use redis::{
 };
 pub(super) use redis::{
     Feed, FeedItem, Found, Lease, Leases, Life, Renewal, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
-    lasting,
+    Unread, lasting,
 };
 
 /// The store of revocations beyond this process.

@@ -6,6 +6,8 @@
 //! store keeps notes of the meaning of the names, and so does the process; a configuration is compared with all of
 //! these notes, not with the last alone, so that a change in several steps is judged like the same change in one.
 
+mod regions;
+
 use std::sync::Arc;
 use std::time::Duration;
 

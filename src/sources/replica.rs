@@ -21,8 +21,8 @@ mod exhausted;
 mod follow;
 mod foreign;
 mod freshness;
-mod gap;
-mod health;
+pub(super) mod gap;
+pub(super) mod health;
 mod lease;
 mod names;
 mod outliving;
@@ -56,7 +56,7 @@ use unsaved::Unsaved;
 
 pub use freshness::Freshness;
 pub use health::{ReplicaState, ReplicaStatus};
-pub use lease::{Peer, Receipt};
+pub use lease::{Peer, Receipt, instance_name};
 pub use stats::{LAG_BUCKETS, Operation, ReplicaStats};
 
 /// The pause of the breaker after failures of the store: long enough to matter under load, short against a failover.

@@ -9,6 +9,7 @@ use super::extract::MayRead;
 use super::probes::Readiness;
 use super::transmitters::{self, Transmitter};
 use super::{Http, Missing};
+use crate::sources::relay::RelayStatus;
 use crate::state::Peer;
 
 /// The fleet.
@@ -27,6 +28,27 @@ pub(super) struct Instances {
     warnings: Vec<NotReady>,
     /// The transmitters of security events, as the one that answers knows them.
     signals: Vec<Transmitter>,
+    /// The relays to other regions (`revocation.redis.relay`).
+    relays: Vec<Relayed>,
+}
+
+/// A relay to the Redis of another region.
+#[derive(Serialize, ToSchema)]
+struct Relayed {
+    /// `relay.` and its place in `revocation.redis.relay`.
+    name: String,
+    /// The host and port of the other region's Redis.
+    to: String,
+    /// `starting`, `catching_up`, `following`, `unreachable`, `refused`, `names_differ` or `same_store`.
+    state: &'static str,
+    /// It follows, and is at most 30 s behind.
+    up: bool,
+    /// Everything that was written to this region's Redis this long ago is in the other one; null before that is known.
+    lag_ms: Option<u64>,
+    /// The instance that runs it; null while none does.
+    owner: Option<String>,
+    /// The obstacle.
+    problem: Option<String>,
 }
 
 /// A part that is not as it should be.
@@ -93,7 +115,13 @@ pub(super) async fn fleet(http: &Http) -> Instances {
         missing: http.readiness.missing(&http.state, true).into_iter().map(not_ready).collect(),
         warnings: Readiness::warnings(&http.state).into_iter().map(not_ready).collect(),
         signals: transmitters::shown(http),
+        relays: http.state.relays().iter().map(|relay| relayed(relay.status())).collect(),
     }
+}
+
+fn relayed(status: RelayStatus) -> Relayed {
+    let RelayStatus { name, to, state, owner, lag, is_up, problem, .. } = status;
+    Relayed { name: name.into(), to, state: state.as_str(), up: is_up, lag_ms: lag.map(millis), owner, problem }
 }
 
 fn instance(peer: Peer, this: &str) -> Instance {

@@ -113,9 +113,13 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
                 "name": "gateway-1", "this": true, "version": env!("CARGO_PKG_VERSION"), "role": "service", "uptime_seconds": 3600,
                 "view_age_ms": 12, "position": POSITION, "state": "following", "clock_skew_seconds": 0.004, "streams": 3,
             });
+            let relay = json!({
+                "name": "relay.1", "to": "redis.us.example.com:6379", "state": "following", "up": true, "lag_ms": 210,
+                "owner": "gateway-1", "problem": null,
+            });
             let fleet = json!({
                 "instances": [instance], "complete": true, "max_staleness_ms": 5000, "missing": [], "warnings": [],
-                "signals": [transmitter()],
+                "signals": [transmitter()], "relays": [relay],
             });
             (None, Some(fleet))
         }

@@ -119,7 +119,10 @@ impl Readiness {
             let reason = format!("{name} is {state}: its security events do not arrive");
             Missing { part: "signals", reason }
         });
-        revocations.into_iter().chain(signals).collect()
+        let relays = state.relays();
+        let relays = relays.iter().map(|relay| relay.status()).filter(|status| status.is_overdue);
+        let relays = relays.map(|status| Missing { part: "relay", reason: status.warning() });
+        revocations.into_iter().chain(signals).chain(relays).collect()
     }
 }
 
@@ -185,6 +188,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
         streams: (state.streams().open_count(), state.streams().ending_count()),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),
     };
+    state.relays().iter().for_each(|relay| state.metrics.relays.show(&relay.status()));
     match state.metrics.render(&reading) {
         // Prometheus 3 refuses an exposition without its version.
         Ok(text) => answer(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),

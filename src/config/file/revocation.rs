@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Span, Within};
+use super::{Required, Span, Within};
 use crate::authz::revocation::LONGEST_STALENESS;
 
 section! {
@@ -89,9 +89,47 @@ section! {
         /// token.
         #[schemars(extend("x-shown" = "text"))]
         pub adopt: Option<AdoptFile> = None,
+        /// The Redis of each other region: this region's revocations are copied there. An instance at a time does so.
+        #[schemars(length(max = 16), extend("x-shown" = "url"))]
+        pub relay: Vec<RelayFile> = Vec::new(),
         /// The number of replicas that must have a revocation before the response is 2xx (WAIT).
         #[schemars(range(max = 16))]
         pub min_replicas: u32 = 0,
+    }
+}
+
+/// The Redis of another region.
+#[derive(Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(untagged)]
+pub enum RelayFile {
+    /// Its URL; the prefix of keys is the same as here.
+    Url(String),
+    /// Its URL with credentials.
+    Server(Box<RelayServerFile>),
+}
+
+section! {
+    /// The Redis of another region, as in `revocation.redis`.
+    #[schemars(transform = Required(&["url"]))]
+    pub struct RelayServerFile {
+        /// The URL of the server, with the same schemes as `revocation.redis.url`.
+        #[serde(skip_serializing_if = "has_credentials")]
+        #[schemars(extend("x-shown" = "url"))]
+        pub url: String = String::new(),
+        /// The ACL user.
+        pub username: Option<String> = None,
+        /// The password of the user; better in a file.
+        #[serde(skip_serializing)]
+        pub password: Option<String> = None,
+        /// The file with the password.
+        #[schemars(extend("x-shown" = "secret_file"))]
+        pub password_file: Option<String> = None,
+        /// The CA that signed the server's certificate, PEM; by default the CAs of the system.
+        #[schemars(extend("x-shown" = "text"))]
+        pub ca_file: Option<String> = None,
+        /// The prefix of every key there; by default the prefix here.
+        #[schemars(extend("x-shown" = "text"))]
+        pub key_prefix: Option<String> = None,
     }
 }
 

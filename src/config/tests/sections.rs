@@ -548,6 +548,23 @@ fn revocation_and_the_rest() {
     {
         config(&format!("revocation: {{redis: {{adopt: {fine}}}}}\n"));
     }
+    for (relay, at, message) in [
+        ("[nowhere]", "[0]", "must be a URL such as"),
+        ("['redis://:s3cret@h', {url: 'redis://h'}]", "[1].url", "must not be listed twice"),
+        ("['redis://127.0.0.1:6379/0']", "[0]", "must be the Redis of another region"),
+        ("[{url: 'http://h'}]", "[0].url", "must be a URL such as"),
+        ("[{username: ann}]", "[0].url", "is missing"),
+        ("[{url: 'redis://h', ca_file: ca.pem}]", "[0].ca_file", "needs TLS"),
+        ("[{url: 'redis://:s3cret@h', password: x}]", "[0].url", "must not contain a password beside"),
+        ("[{url: 'redis://h', password_file: missing}]", "[0].password_file", "cannot read "),
+        ("[{url: 'redis://h', key_prefix: 'a*'}]", "[0].key_prefix", "must be at most 64"),
+    ] {
+        check(
+            &format!("revocation: {{redis: {{relay: {relay}}}}}"),
+            &format!("2: revocation.redis.relay{at}"),
+            message,
+        );
+    }
     check(
         "revocation: {redis: {min_replicas: -1}}",
         "2: revocation.redis.min_replicas",

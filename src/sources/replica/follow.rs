@@ -329,7 +329,7 @@ impl Replica {
         let (keeps, set_at) = (RedisLedger::keeps_for(ledger.retention()), ledger.set_at());
         let seen = self.seen();
         let mut unreadable = None;
-        for FeedItem { position, revocation, asks } in items {
+        for FeedItem { position, revocation, asks, .. } in items {
             if *asks && following {
                 self.lease_state.note_asked();
             }

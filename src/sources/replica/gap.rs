@@ -12,13 +12,13 @@ use crate::clock::Steady;
 
 /// The part of the log that the view has.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Baseline {
-    pub(super) epoch: Box<str>,
-    pub(super) last: Position,
+pub(in crate::sources) struct Baseline {
+    pub(in crate::sources) epoch: Box<str>,
+    pub(in crate::sources) last: Position,
     /// Entries ever added when the view was last complete, plus those read since.
-    pub(super) added: u64,
+    pub(in crate::sources) added: u64,
     /// The log's state when it was last found complete, and the start of the read that found it so.
-    pub(super) whole: Option<(StreamInfo, Steady)>,
+    pub(in crate::sources) whole: Option<(StreamInfo, Steady)>,
     /// The end of the log when a page did not reach it.
     goal: Option<Goal>,
 }
@@ -38,7 +38,7 @@ struct Goal {
 
 /// The difference between the log and an intact one.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum Gap {
+pub(in crate::sources) enum Gap {
     /// Flushed, or restarted empty.
     Epoch,
     /// Deleted.
@@ -54,12 +54,12 @@ pub(super) enum Gap {
 }
 
 impl Baseline {
-    pub(super) fn new(epoch: Box<str>, last: Position, added: u64) -> Self {
+    pub(in crate::sources) fn new(epoch: Box<str>, last: Position, added: u64) -> Self {
         Self { epoch, last, added, whole: None, goal: None }
     }
 
     /// Adds entries that were read.
-    pub(super) fn advance(&mut self, read: impl ExactSizeIterator<Item = Position> + Clone) {
+    pub(in crate::sources) fn advance(&mut self, read: impl ExactSizeIterator<Item = Position> + Clone) {
         self.added += read.len() as u64;
         if let Some(goal) = &mut self.goal {
             goal.counted += read.clone().filter(|position| *position <= goal.last).count() as u64;
@@ -68,19 +68,19 @@ impl Baseline {
     }
 
     /// Whether there is a goal that has not been reached.
-    pub(super) const fn has_goal(&self) -> bool {
+    pub(in crate::sources) const fn has_goal(&self) -> bool {
         self.goal.is_some()
     }
 
     /// Sets the goal after a page that ended before `stream`, and is counted; the read began at `start`.
-    pub(super) fn aim(&mut self, stream: &StreamInfo, start: Steady) {
+    pub(in crate::sources) fn aim(&mut self, stream: &StreamInfo, start: Steady) {
         if self.goal.is_none() {
             self.goal = Some(Goal { last: stream.last, added: stream.added, start, counted: self.added });
         }
     }
 
     /// The time as of which the view is fresh, if the goal is reached; a gap if entries are missing before it.
-    pub(super) fn reached(&mut self) -> Result<Option<Steady>, Gap> {
+    pub(in crate::sources) fn reached(&mut self) -> Result<Option<Steady>, Gap> {
         let Some(goal) = self.goal.take_if(|goal| goal.last <= self.last) else { return Ok(None) };
         if goal.counted == goal.added {
             return Ok(Some(goal.start));
@@ -89,17 +89,22 @@ impl Baseline {
     }
 
     /// The end of the log itself was reached.
-    pub(super) fn drop_goal(&mut self) {
+    pub(in crate::sources) fn drop_goal(&mut self) {
         self.goal = None;
     }
 
-    pub(super) fn check_epoch(&self, epoch: Option<&str>) -> Result<(), Gap> {
+    pub(in crate::sources) fn check_epoch(&self, epoch: Option<&str>) -> Result<(), Gap> {
         if epoch == Some(&*self.epoch) { Ok(()) } else { Err(Gap::Epoch) }
     }
 
     /// Checks the state of the log, taken in one step with a read that is already counted. Entries written before
     /// `alive` may have been trimmed.
-    pub(super) fn check(&self, stream: Option<StreamInfo>, complete: bool, alive: Timestamp) -> Result<(), Gap> {
+    pub(in crate::sources) fn check(
+        &self,
+        stream: Option<StreamInfo>,
+        complete: bool,
+        alive: Timestamp,
+    ) -> Result<(), Gap> {
         let Some(stream) = stream else {
             return if self.added > 0 { Err(Gap::LogGone) } else { Ok(()) };
         };
@@ -117,7 +122,7 @@ impl Baseline {
     }
 
     /// A read that began at `start` found the log complete.
-    pub(super) fn note_whole(&mut self, stream: Option<StreamInfo>, start: Steady) {
+    pub(in crate::sources) fn note_whole(&mut self, stream: Option<StreamInfo>, start: Steady) {
         self.whole = Some((stream.unwrap_or_default(), start));
     }
 }
@@ -135,7 +140,7 @@ fn is_shortened(before: &StreamInfo, now: &StreamInfo, alive: Timestamp) -> bool
 }
 
 impl Gap {
-    pub(super) const fn label(&self) -> &'static str {
+    pub(in crate::sources) const fn label(&self) -> &'static str {
         match self {
             Self::Epoch => "epoch",
             Self::LogGone => "log_gone",

@@ -78,7 +78,7 @@ impl fmt::Display for ReplicaState {
 
 /// Why following stopped; it is retried.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Obstacle {
+pub(in crate::sources) enum Obstacle {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
     #[error("the server is a {role}, not the primary")]
@@ -124,7 +124,7 @@ impl Obstacle {
     }
 
     /// Checks whether a server is still the same primary as at an earlier check.
-    pub(super) fn is_still(was: &Server, now: &Server) -> Result<(), Self> {
+    pub(in crate::sources) fn is_still(was: &Server, now: &Server) -> Result<(), Self> {
         Self::is_primary(now)?;
         if now.replication_id == was.replication_id { Ok(()) } else { Err(Self::Changed) }
     }
@@ -138,7 +138,7 @@ impl Obstacle {
     }
 
     /// Finds a reason why a store must not keep revocations.
-    pub(super) fn examine(facts: StoreFacts, allow_eviction: bool) -> Result<(), Self> {
+    pub(in crate::sources) fn examine(facts: StoreFacts, allow_eviction: bool) -> Result<(), Self> {
         Self::is_primary(&facts.server)?;
         if facts.max_memory > 0 && &*facts.eviction_policy != "noeviction" && !allow_eviction {
             return Err(Self::MayEvict { policy: facts.eviction_policy });

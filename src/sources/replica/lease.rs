@@ -464,7 +464,8 @@ fn peer(name: &str, report: &Report, now: Timestamp) -> Peer {
 }
 
 /// The name of this process: its host, and a random part, because a restarted process is a different one.
-pub(super) fn instance_name() -> Box<str> {
+#[must_use]
+pub fn instance_name() -> Box<str> {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
     let host = if host.is_empty() { "doorward" } else { &host[..host.len().min(63)] };

@@ -13,6 +13,7 @@ const READER: Reader = Reader {
     now: Timestamp::MAX,
     behind: Duration::ZERO,
     seen_at: Timestamp::from_millis(0),
+    as_written: false,
     set_at: Timestamp::from_millis(0),
 };
 /// Before every entry: nothing has been forgotten yet.

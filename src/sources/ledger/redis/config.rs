@@ -136,6 +136,18 @@ impl Redis {
         place.unwrap_or_else(|| "Redis".to_owned())
     }
 
+    /// Everything that tells one store from another in this configuration; no user, no password.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        let url = url::Url::parse(&self.url).ok();
+        let named = |url: &url::Url, wanted: &str| {
+            url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned()).unwrap_or_default()
+        };
+        let service = url.as_ref().map(|url| [named(url, "sentinelServiceName"), named(url, "db")].join(" "));
+        let path = url.as_ref().map_or_else(String::new, |url| url.path().to_owned());
+        format!("{} {} {path} {} {}", self.scheme(), self.place(), service.unwrap_or_default(), self.key_prefix)
+    }
+
     fn scheme(&self) -> &str {
         self.url.split_once("://").map(|(scheme, _)| scheme).unwrap_or_default()
     }
@@ -333,6 +345,10 @@ mod tests {
         let config = Redis::from("redis-sentinel://user:s3cret@h:1/2?sentinelPassword=s3cret");
         let shown = format!("{config:?}");
         assert!(shown.contains("redis-sentinel://h:1/2") && !shown.contains("s3cret"), "{shown}");
+        let identity =
+            Redis::from("redis-sentinel://u:s3cret@h:1?sentinelServiceName=a&sentinelPassword=s3cret").identity();
+        assert!(identity.contains("h:1") && identity.contains(" a ") && !identity.contains("s3cret"), "{identity}");
+        assert_ne!(Redis::from("redis://h/1").identity(), Redis::from("redis://h/2").identity());
     }
 
     #[test]

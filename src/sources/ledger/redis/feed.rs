@@ -10,7 +10,7 @@ use super::answer::{self, Answer, position, short};
 use super::foreign;
 use super::session::{Command, Session, unexpected};
 use super::store::{Server, StoreFacts};
-use super::wire::{self, Decoder};
+use super::wire::{self, Decoder, Reader};
 use crate::authz::revocation::Revocation;
 
 /// Reads the log over one connection, from the caller's position.
@@ -20,6 +20,9 @@ pub(in crate::sources) struct Feed<'a> {
     decoder: Decoder,
     /// Everything added until a moment ago has been read: further entries are new.
     pub(in crate::sources) is_live: bool,
+    /// Entries are read to be copied into another log (see [`Reader::as_written`]), with the fields of those that are
+    /// not understood.
+    pub(in crate::sources) is_copying: bool,
     /// The server at the start of the connection; see [`Self::facts`].
     pub(in crate::sources) server: Server,
 }
@@ -30,7 +33,12 @@ pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) revocation: Result<Revocation, &'static str>,
     /// Its writer waits for receipts.
     pub(in crate::sources) asks: bool,
+    /// The fields of an entry that is not understood, if entries are copied.
+    pub(in crate::sources) unread: Option<Unread>,
 }
+
+/// The fields of an entry, decoded, in their order.
+pub(in crate::sources) type Unread = Box<[(Box<str>, Box<str>)]>;
 
 /// The result of one read.
 pub(in crate::sources) struct Page {
@@ -89,6 +97,7 @@ impl RedisLedger {
             decoder: Decoder::default(),
             server: Server::default(),
             is_live: false,
+            is_copying: false,
         })
     }
 }
@@ -120,7 +129,9 @@ impl Feed<'_> {
         ask_source: bool,
     ) -> Result<Page, LedgerError> {
         let read = self.read(after, Some(block)).blocking();
-        let deadline = block + Self::BLOCK_GRACE;
+        // A server in another region may be far away; a copy need not notice soon that it does not answer.
+        let grace = if self.is_copying { self.ledger.deadline() } else { Self::BLOCK_GRACE };
+        let deadline = block + grace;
         if !ask_source {
             let answer = self.session.call_raw(read, deadline).await?;
             return self.page(&answer, None);
@@ -128,6 +139,12 @@ impl Feed<'_> {
         let answers = self.session.pipeline(vec![read, self.epoch(), Server::command()], deadline).await?;
         let [read, epoch, who] = answers.as_slice() else { return Err(short()) };
         self.page(read, Some(source(epoch, Server::read(who))))
+    }
+
+    /// Reads the entries after `after`, without waiting for more.
+    pub(in crate::sources) async fn page_after(&mut self, after: Position) -> Result<Page, LedgerError> {
+        let frame = self.session.call_raw(self.read(after, None), self.ledger.deadline()).await?;
+        self.page(&frame, None)
     }
 
     /// Reads the log from its start up to `end`, or to a page that is not full, and yields each page while the
@@ -148,11 +165,12 @@ impl Feed<'_> {
                 return Ok(last);
             }
             let read = self.read(last, None);
+            let reader = self.reader();
             let Self { ledger, session, decoder, .. } = self;
             let (next, taken) = tokio::join!(
                 biased; // The next command is sent before this page is processed.
                 session.call_raw(read, ledger.deadline()),
-                async { items(decoder, entries, ledger.reader(false)).map(|items| take(&items)) },
+                async { items(decoder, entries, reader).map(|items| take(&items)) },
             );
             taken?;
             frame = next?;
@@ -236,9 +254,14 @@ impl Feed<'_> {
         Command::new("GET").arg(&*self.ledger.keys.meta)
     }
 
+    fn reader(&self) -> Reader {
+        Reader { as_written: self.is_copying, ..self.ledger.reader(self.is_live) }
+    }
+
     fn page(&mut self, read: &impl Answer, source: Option<Source>) -> Result<Page, LedgerError> {
         let entries = answer::entries(read)?;
-        let items = items(&mut self.decoder, entries, self.ledger.reader(self.is_live))?;
+        let reader = self.reader();
+        let items = items(&mut self.decoder, entries, reader)?;
         Ok(Page { items, complete: entries.len() < Self::COUNT, source })
     }
 }
@@ -247,21 +270,21 @@ fn source(epoch: &Value, server: Server) -> Source {
     Source { epoch: epoch.text().map(Into::into), server }
 }
 
-fn items<'a, A: Answer>(
-    decoder: &mut Decoder,
-    entries: &'a [A],
-    reader: wire::Reader,
-) -> Result<Vec<FeedItem>, LedgerError> {
+fn items<'a, A: Answer>(decoder: &mut Decoder, entries: &'a [A], reader: Reader) -> Result<Vec<FeedItem>, LedgerError> {
     let mut pairs = Vec::with_capacity(7);
     let item = |entry| {
         let (position, fields) = answer::entry(entry)?;
         let plain = |part: &'a A| foreign::plain(part.bytes()?);
         pairs.clear();
         pairs.extend(fields.chunks_exact(2).filter_map(|pair| Some((plain(&pair[0])?, plain(&pair[1])?))));
-        let pairs = pairs.iter().map(|(name, value)| (&**name, &**value));
+        let texts = pairs.iter().map(|(name, value)| (&**name, &**value));
+        let revocation = decoder.revocation(position, texts.clone(), reader);
+        let is_whole = pairs.len() * 2 == fields.len();
+        let unread = Some(texts).filter(|_| reader.as_written && is_whole && revocation.is_err());
+        let unread = unread.map(|texts| texts.map(|(name, value)| (name.into(), value.into())).collect());
         // Most entries have the usual fields only.
         let asks = fields.len() > 14 && fields.iter().any(|field| field.text() == Some(wire::RECEIPT));
-        Ok(FeedItem { position, revocation: decoder.revocation(position, pairs, reader), asks })
+        Ok(FeedItem { position, revocation, asks, unread })
     };
     entries.iter().map(item).collect()
 }

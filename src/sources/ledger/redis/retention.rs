@@ -112,6 +112,7 @@ impl RedisLedger {
             behind: Some(local.since(now)).filter(|behind| *behind <= leeway.max(Lead::LEAST)).unwrap_or_default(),
             seen_at: if is_live { local } else { Timestamp::default() },
             set_at: self.set_at(),
+            as_written: false,
         }
     }
 }

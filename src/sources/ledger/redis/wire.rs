@@ -69,6 +69,11 @@ impl Keys {
         format!("{}signals{part}:{id}", self.stem)
     }
 
+    /// A key about a relay from this store; `part` is empty for its note.
+    pub(super) fn relay(&self, part: &str, id: &str) -> String {
+        format!("{}relay{part}:{id}", self.stem)
+    }
+
     pub(super) fn proof(&self, id: &ProofId) -> String {
         format!("{}proof:{}", self.stem, id.text())
     }
@@ -153,6 +158,9 @@ pub struct Reader {
     /// The last time at which the store's clock was set, or may have been: an entry with an earlier id may be more
     /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
+    /// A written `expires` is taken as it is, and not extended to the retention: for an entry that is compared with its
+    /// copy in another log, where its id, by which the retention counts, is another one.
+    pub as_written: bool,
 }
 
 /// The field of an entry whose writer waits for receipts.
@@ -203,6 +211,8 @@ impl Decoder {
         let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
         // The clock that dated the id may have been behind, before it was set or now.
         let covers = written_at.plus(reader.behind).max(reader.set_at).max(reader.seen_at);
+        // Two clocks are compared to the millisecond, and differently each time.
+        let covers = if reader.as_written { Timestamp::from_secs(covers.as_secs_ceil()) } else { covers };
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", Kind::User) => Watermark::at(covers.plus(reader.lead)),
@@ -221,6 +231,7 @@ impl Decoder {
         let expires_at = match (kind, instant_until(expires)) {
             (Kind::Registration, None) => return Err("expires"), // An end that extends acceptance is not guessed.
             (Kind::Registration | Kind::Token, Some(expires)) => expires,
+            (_, Some(expires)) if reader.as_written => expires,
             (_, expires) => retained.max(expires.unwrap_or_default()),
         };
         let origin = match kind {
@@ -293,6 +304,7 @@ mod tests {
         behind: Duration::ZERO,
         seen_at: Timestamp::from_millis(0),
         set_at: Timestamp::from_millis(0),
+        as_written: false,
     };
 
     #[track_caller]
@@ -415,6 +427,31 @@ mod tests {
         assert_eq!((read(behind, "user"), read(behind, "client")), (27_000, 55_000), "the store's clock is behind");
         let live = Reader { seen_at: Timestamp::from_millis(WRITTEN + 3_600_000), ..READER };
         assert_eq!((read(live, "user"), read(live, "client")), (3_602_000, 3_630_000), "far behind");
+    }
+
+    #[test]
+    fn an_entry_and_its_copy_in_another_log_are_read_alike() {
+        let read = |entry: &str, millis: i64| {
+            let fields = entry.split(' ').filter_map(|field| field.split_once('='));
+            let position = Position { millis: u64::try_from(millis).unwrap(), sequence: 0 };
+            let reader = Reader { as_written: true, now: Timestamp::from_millis(millis + 1), ..READER };
+            let read = Decoder::default().revocation(position, fields, reader).unwrap();
+            (read.watermark, read.expires_at.as_millis())
+        };
+        let end = WRITTEN + 60_000;
+        for entry in ["kind=session id=s at=*", &format!("kind=user id=u at={WRITTEN}"), "kind=token id=t"] {
+            let entry = format!("issuer=main {entry} expires={end}");
+            assert_eq!(read(&entry, WRITTEN), read(&entry, WRITTEN + 3_600_000), "{entry}");
+            assert_eq!(read(&entry, WRITTEN).1, end, "{entry}");
+        }
+        assert_eq!(read("issuer=main kind=session id=s", WRITTEN).1, WRITTEN + 3_600_000, "none is written");
+        let bare = |behind: u64| {
+            let fields = [("issuer", "main"), ("kind", "user"), ("id", "u")].into_iter();
+            let position = Position { millis: u64::try_from(WRITTEN).unwrap(), sequence: 0 };
+            let reader = Reader { as_written: true, behind: Duration::from_millis(behind), ..READER };
+            Decoder::default().revocation(position, fields, reader).unwrap().watermark.instant().as_millis()
+        };
+        assert_eq!((bare(0), bare(3)), (WRITTEN + 2_500, WRITTEN + 2_500), "the lead after the second that has begun");
     }
 
     #[test]

@@ -1,0 +1,100 @@
+//! What a relay reads and writes in a store beside the log (see [`crate::sources::relay`]).
+//!
+//! ```text
+//! doorward:{r}:relay:ID        the note of the relay's owner, JSON
+//! doorward:{r}:relay-owner:ID  the process that runs the relay from this store; it expires unless that one renews it
+//! ```
+//!
+//! ID is a digest of the other store's address and prefix. A relay is not an instance: it has no lease, and decides
+//! nothing. It founds an epoch where there is none, because a region may have no instance; but the server is noted by
+//! instances alone, who note the length of their leases with it.
+
+use std::time::Duration;
+
+use super::super::LedgerError;
+use super::answer::{self, Answer, short};
+use super::clock::ServerClock;
+use super::feed::Unread;
+use super::session::Command;
+use super::{RedisLedger, clock_note, members, retention};
+use crate::authz::claims::Timestamp;
+use crate::clock::Steady;
+
+impl RedisLedger {
+    /// Takes or renews the lease on a relay from this store; false if another process has it.
+    pub(in crate::sources) async fn own_relay(
+        &self,
+        id: &str,
+        name: &str,
+        lasts: Duration,
+    ) -> Result<bool, LedgerError> {
+        self.claim(&self.keys.relay("-owner", id), name, lasts).await
+    }
+
+    /// Replaces the note of a relay.
+    pub(in crate::sources) async fn note_relay(&self, id: &str, note: &str) -> Result<(), LedgerError> {
+        let set = Command::new("SET").arg(self.keys.relay("", id)).arg(note);
+        self.shared.call(self, set, self.deadline()).await.map(drop)
+    }
+
+    /// The note of a relay and its owner.
+    pub(in crate::sources) async fn relay_note(&self, id: &str) -> Result<[Option<String>; 2], LedgerError> {
+        let keys = ["", "-owner"].map(|part| self.keys.relay(part, id));
+        let answer = self.shared.call(self, Command::new("MGET").args(keys), self.deadline()).await?;
+        let Some([note, owner]) = answer.parts() else { return Err(short()) };
+        Ok([note, owner].map(|text| text.text().map(str::to_owned)))
+    }
+
+    /// The epoch of the store; founds one, named by `name`, if there is none. `None`: the store is full.
+    pub(in crate::sources) async fn epoch(&self, name: &str) -> Result<Option<Box<str>>, LedgerError> {
+        let get = || Command::new("GET").arg(&*self.keys.meta);
+        let found = self.shared.pipeline(self, vec![get(), Command::new("TIME")]).await?;
+        let [epoch, time] = found.as_slice() else { return Err(short()) };
+        if let Some(epoch) = members::text(&self.keys.meta, epoch)? {
+            return Ok(Some(epoch.into()));
+        }
+        let epoch = format!("{name} {}", answer::time(time)?.as_millis());
+        let set = Command::new("SET").arg(&*self.keys.meta).arg(epoch).arg("NX");
+        match self.shared.pipeline(self, vec![set, get()]).await {
+            Ok(answers) => Ok(answers.get(1).and_then(Answer::text).map(Into::into)),
+            Err(error) if error.is_out_of_memory() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Notes that entries of this log are needed for `retention`, and compares the store's clock with this machine's as
+    /// an instance does; returns the store's time. A full store takes no notes.
+    pub(in crate::sources) async fn tend(&self, retention: Duration) -> Result<Timestamp, LedgerError> {
+        let (now, since) = (self.store_clock().unwrap_or_default(), self.clock.since());
+        let mut commands = vec![retention::note(&self.keys, retention, now)];
+        commands.extend(self.clock.note(&self.keys, now, crate::clock::now()));
+        match self.shared.pipeline(self, commands).await {
+            Ok(_) => self.clock.noted(since),
+            Err(error) if error.is_out_of_memory() => {}
+            Err(error) => return Err(error),
+        }
+        let asked = Steady::now();
+        let commands = vec![clock_note::Note::command(&self.keys), Command::new("TIME")];
+        let answers = self.shared.pipeline(self, commands).await?;
+        let [noted, time] = answers.as_slice() else { return Err(short()) };
+        let clock = ServerClock::read(asked, answer::time(time)?);
+        self.clock.observe(clock);
+        self.clock.compare(self.clock_note(noted)?, clock, crate::clock::now());
+        Ok(clock.now())
+    }
+
+    /// Reads the store's clock.
+    pub(in crate::sources) async fn read_clock(&self) -> Result<(), LedgerError> {
+        let asked = Steady::now();
+        let time = self.shared.call(self, Command::new("TIME"), self.deadline()).await?;
+        self.clock.observe(ServerClock::read(asked, answer::time(&time)?));
+        Ok(())
+    }
+
+    /// Adds an entry with the fields of one that is not understood here.
+    pub(in crate::sources) async fn add_unread(&self, fields: &Unread) -> Result<(), LedgerError> {
+        let add = Command::new("XADD").arg(&*self.keys.log).arg("*");
+        let add = fields.iter().fold(add, |add, (name, value)| add.arg(&**name).arg(&**value));
+        self.shared.call(self, add, self.deadline()).await.map(drop)
+    }
+}

@@ -1,0 +1,455 @@
+//! Copying over one pair of connections.
+
+use std::convert::Infallible;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::super::ledger::{
+    Feed, FeedItem, LedgerError, Position, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo, Unread,
+};
+use super::super::names::Names;
+use super::super::replica::gap::Baseline;
+use super::super::replica::health::Obstacle;
+use super::stats::Outcome;
+use super::unread::{UnreadEntries, is_fit};
+use super::{Relay, RelayState};
+use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::revocation::{Lead, Revocation, RevocationIndex};
+use crate::clock::Steady;
+
+/// The interval of checks whether the logs are still the same.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// The interval of notes in both stores, and of reading the meaning of issuers' names.
+const TEND_EVERY: Duration = Duration::from_secs(5);
+/// The wait for new entries.
+const BLOCK: Duration = Duration::from_millis(400);
+/// Entries in one append: one round trip between the regions carries them.
+const BATCH: usize = 500;
+/// Entries that are appended in a second, at most: the other region's writers and instances have their share, too.
+const PER_SECOND: u32 = 10_000;
+/// Entries in the other log, at most: some 1.5 GB of this process's memory.
+const MOST: usize = 10_000_000;
+/// An entry that is read within this time after the last complete read was written a moment ago.
+const LIVE: Duration = Duration::from_secs(2);
+/// Expired entries are dropped from memory at this interval.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+
+/// A log, as far as it was read.
+#[derive(Default)]
+struct Reading {
+    /// `None`: it is read from its start.
+    baseline: Option<Baseline>,
+    server: Server,
+}
+
+/// What is known of both logs, across connections.
+pub(super) struct Progress {
+    from: Reading,
+    to: Reading,
+    /// The entries of the other log.
+    known: RevocationIndex,
+    unread: UnreadEntries,
+    /// The next append is not made before.
+    not_before: Instant,
+    purged: Steady,
+    /// `None`: not over these connections.
+    tended: Option<Steady>,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            from: Reading::default(),
+            to: Reading::default(),
+            known: RevocationIndex::new(),
+            unread: UnreadEntries::default(),
+            not_before: Instant::now(),
+            purged: Steady::now(),
+            tended: None,
+        }
+    }
+}
+
+/// Why copying stopped; it is retried.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("{place}: {cause}")]
+    Store { place: String, cause: Obstacle },
+    #[error("both addresses are those of one store: name two")]
+    SameStore,
+    #[error("{0}")]
+    NamesDiffer(String),
+    #[error("{place}: the log has more than {MOST} entries")]
+    TooLong { place: String },
+}
+
+impl Fault {
+    pub(super) fn at(ledger: &RedisLedger, cause: impl Into<Obstacle>) -> Self {
+        Self::Store { place: ledger.config().server.place(), cause: cause.into() }
+    }
+
+    pub(super) fn state(&self) -> RelayState {
+        match self {
+            Self::SameStore => RelayState::SameStore,
+            Self::NamesDiffer(_) => RelayState::NamesDiffer,
+            Self::TooLong { .. } => RelayState::Refused,
+            Self::Store { cause, .. } => match cause {
+                Obstacle::Changed => RelayState::Unreachable,
+                Obstacle::NotPrimary { .. }
+                | Obstacle::NoRole
+                | Obstacle::MayEvict { .. }
+                | Obstacle::LogExhausted { .. } => RelayState::Refused,
+                Obstacle::Ledger(error) => match error {
+                    LedgerError::Unavailable { .. }
+                    | LedgerError::Timeout { .. }
+                    | LedgerError::BreakerOpen
+                    | LedgerError::Refused { kind: RefusalKind::Loading | RefusalKind::ReadOnly, .. } => {
+                        RelayState::Unreachable
+                    }
+                    LedgerError::Refused { .. }
+                    | LedgerError::NotReplicated { .. }
+                    | LedgerError::NamesDiffer
+                    | LedgerError::File { .. } => RelayState::Refused,
+                },
+            },
+        }
+    }
+}
+
+impl Relay {
+    /// Copies over one pair of connections until an error.
+    pub(super) async fn copy(&self, progress: &mut Progress) -> Result<Infallible, Fault> {
+        let (from, to) = tokio::join!(self.connect(&self.from), self.connect(&self.to));
+        let (mut from, mut to) = (from?, to?);
+        progress.from.connected(&from.server);
+        progress.to.connected(&to.server);
+        Box::pin(self.are_two_stores(&from.server, &to.server)).await?; // Boxed, as others here: seldom, and large.
+        progress.tended = None;
+        let (mut checked, mut complete) = (None::<Steady>, None::<Steady>);
+        loop {
+            Box::pin(self.tend(progress)).await?;
+            if progress.to.baseline.is_none() {
+                self.set(RelayState::CatchingUp);
+                self.read_target(&mut to, progress).await?;
+            }
+            let Some(read) = progress.from.baseline.clone() else {
+                self.set(RelayState::CatchingUp);
+                Box::pin(self.copy_whole(&mut from, &mut to, progress)).await?;
+                continue;
+            };
+            let (start, as_of) = (Steady::now(), self.from.store_clock());
+            let is_due = checked.is_none_or(|checked| checked.elapsed() >= CHECK_EVERY);
+            if is_due && !self.read_on(&mut to, progress).await? {
+                continue;
+            }
+            from.is_live = complete.is_some_and(|complete| complete.elapsed() < LIVE);
+            match self.next_page(&mut from, read, is_due).await? {
+                None => progress.from.baseline = None,
+                Some((items, is_complete, next)) => {
+                    if !self.pass(&items, &mut to, progress).await? {
+                        continue;
+                    }
+                    checked = if is_due { Some(start) } else { checked };
+                    complete = if is_complete { Some(start) } else { complete };
+                    let last = Timestamp::from_millis(i64::try_from(next.last.millis).unwrap_or(i64::MAX));
+                    progress.from.baseline = Some(next);
+                    self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
+                    self.set(RelayState::Following);
+                }
+            }
+        }
+    }
+
+    async fn connect<'a>(&self, ledger: &'a RedisLedger) -> Result<Feed<'a>, Fault> {
+        let fault = |error: LedgerError| Fault::at(ledger, error);
+        let mut feed = ledger.feed().await.map_err(fault)?;
+        feed.is_copying = true;
+        let facts = feed.facts().await.map_err(fault)?;
+        Obstacle::examine(facts, ledger.config().allow_eviction).map_err(|cause| Fault::at(ledger, cause))?;
+        Ok(feed)
+    }
+
+    /// One server may have two stores: two databases, or two prefixes. Each has an epoch of its own.
+    async fn are_two_stores(&self, from: &Server, to: &Server) -> Result<(), Fault> {
+        let epochs = [self.epoch(&self.from).await?, self.epoch(&self.to).await?];
+        if from.replication_id == to.replication_id && epochs[0] == epochs[1] {
+            return Err(Fault::SameStore);
+        }
+        Ok(())
+    }
+
+    async fn epoch(&self, ledger: &RedisLedger) -> Result<Option<Box<str>>, Fault> {
+        // Two stores may be founded within one millisecond.
+        let name = format!("{}.{:08x}", self.process, rand::random::<u32>());
+        ledger.epoch(&name).await.map_err(|error| Fault::at(ledger, error))
+    }
+
+    /// Notes in both stores that their logs are needed, shares the margins of issuers' clocks between the regions, and
+    /// checks that issuers' names mean the same in both; when it is time.
+    async fn tend(&self, progress: &mut Progress) -> Result<(), Fault> {
+        if progress.tended.is_some_and(|tended| tended.elapsed() < TEND_EVERY) {
+            return Ok(());
+        }
+        let (from, to) = tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to))?;
+        if let Some(conflict) = from.conflict_in(&to) {
+            return Err(Fault::NamesDiffer(conflict));
+        }
+        let leads = self.leads_of(&from, &to);
+        // Twice the first: what the second has is in the first afterwards, too.
+        for ledger in [&self.from, &self.to, &self.from] {
+            match ledger.share_margins(&leads).await {
+                Err(error) if !error.is_out_of_memory() => return Err(Fault::at(ledger, error)),
+                _ => {}
+            }
+        }
+        self.purge(progress);
+        if progress.known.counts().into_iter().sum::<usize>() > MOST {
+            return Err(Fault::TooLong { place: self.to.config().server.place() });
+        }
+        progress.tended = Some(Steady::now());
+        Ok(())
+    }
+
+    /// The names in the notes of a store under which revocations may live.
+    async fn tend_store(&self, ledger: &RedisLedger) -> Result<Names, Fault> {
+        let fault = |error| Fault::at(ledger, error);
+        let now = ledger.tend(self.retention).await.map_err(fault)?;
+        let noted = ledger.noted_names(None).await.map_err(fault)?;
+        Ok(Names::read(noted).used_after(now.minus(self.retention)))
+    }
+
+    /// The margins of the issuers that both regions know; those that were known stay.
+    fn leads_of(&self, from: &Names, to: &Names) -> Vec<(IssuerName, Lead)> {
+        let there = to.issuers();
+        let mut leads = self.leads.lock().unwrap_or_else(PoisonError::into_inner);
+        leads.retain(|(name, _)| there.contains(name));
+        for name in from.issuers().into_iter().filter(|name| there.contains(name)) {
+            if leads.iter().all(|(known, _)| *known != name) {
+                leads.push((name, Lead::default()));
+            }
+        }
+        leads.clone()
+    }
+
+    /// Reads the other log from its start.
+    async fn read_target(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
+        let fault = |error: LedgerError| Fault::at(&self.to, error);
+        (progress.known, progress.unread) = (RevocationIndex::new(), UnreadEntries::default());
+        progress.from.baseline = None; // What the other log has lost is copied again.
+        self.epoch(&self.to).await?;
+        let Snapshot { page, stream, .. } = to.snapshot(Position::END).await.map_err(fault)?;
+        let (epoch, end) = (epoch(page.source.and_then(|source| source.epoch)), stream.unwrap_or_default());
+        if end.length > MOST as u64 {
+            return Err(Fault::TooLong { place: self.to.config().server.place() });
+        }
+        let Progress { known, unread, .. } = progress;
+        let mut beyond = 0;
+        let last = to
+            .replay(end.last, |items| {
+                note(known, unread, items);
+                beyond += beyond_end(items, &end);
+            })
+            .await
+            .map_err(fault)?;
+        progress.to.baseline = Some(Baseline::new(epoch, last.max(end.last), end.added + beyond));
+        Ok(())
+    }
+
+    /// Reads what was added to the other log; false if it has lost entries: it must be read from its start.
+    async fn read_on(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
+        let Some(mut read) = progress.to.baseline.clone() else { return Ok(false) };
+        loop {
+            let start = Steady::now();
+            let Snapshot { page, stream, facts } =
+                to.snapshot(read.last).await.map_err(|error| Fault::at(&self.to, error))?;
+            let examined = Obstacle::is_still(&to.server, &facts.server);
+            let examined = examined.and_then(|()| Obstacle::examine(facts, self.to.config().allow_eviction));
+            examined.map_err(|cause| Fault::at(&self.to, cause))?;
+            note(&progress.known, &mut progress.unread, &page.items);
+            read.advance(page.items.iter().map(|item| item.position));
+            let epoch = epoch(page.source.and_then(|source| source.epoch));
+            let alive = self.to.earliest().minus(self.retention);
+            let judged = read.check_epoch(Some(&*epoch)).and_then(|()| read.check(stream, page.complete, alive));
+            if let Err(gap) = judged {
+                tracing::warn!(relay = %self.name, gap = gap.label(), cause = %gap, "the log of the other region lost entries; copying again");
+                progress.to.baseline = None;
+                return Ok(false);
+            }
+            if page.complete {
+                read.note_whole(stream, start);
+                progress.to.baseline = Some(read);
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Copies the log from its start up to its present end.
+    async fn copy_whole(&self, from: &mut Feed<'_>, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
+        let fault = |error: LedgerError| Fault::at(&self.from, error);
+        from.is_live = false;
+        self.epoch(&self.from).await?;
+        let Snapshot { page, stream, .. } = from.snapshot(Position::END).await.map_err(fault)?;
+        let (epoch, end) = (epoch(page.source.and_then(|source| source.epoch)), stream.unwrap_or_default());
+        let (mut last, mut beyond) = (Position::default(), 0);
+        loop {
+            Box::pin(self.tend(progress)).await?;
+            let page = from.page_after(last).await.map_err(fault)?;
+            if !self.pass(&page.items, to, progress).await? {
+                return Ok(());
+            }
+            beyond += beyond_end(&page.items, &end);
+            last = page.items.last().map_or(last, |item| item.position);
+            if page.complete || last >= end.last {
+                break;
+            }
+        }
+        progress.from.baseline = Some(Baseline::new(epoch, last.max(end.last), end.added + beyond));
+        Ok(())
+    }
+
+    /// The entries after those that were read, whether they are all, and the log as it is read with them; `None` if
+    /// the log has lost entries.
+    async fn next_page(
+        &self,
+        from: &mut Feed<'_>,
+        mut read: Baseline,
+        is_due: bool,
+    ) -> Result<Option<(Vec<FeedItem>, bool, Baseline)>, Fault> {
+        let start = Steady::now();
+        let (page, stream) = if is_due {
+            let Snapshot { page, stream, facts } =
+                from.snapshot(read.last).await.map_err(|error| Fault::at(&self.from, error))?;
+            let examined = Obstacle::examine(facts, self.from.config().allow_eviction);
+            examined.map_err(|cause| Fault::at(&self.from, cause))?;
+            (page, Some(stream))
+        } else {
+            (from.next(read.last, BLOCK, true).await.map_err(|error| Fault::at(&self.from, error))?, None)
+        };
+        let Some(source) = page.source else { return Ok(None) };
+        Obstacle::is_still(&from.server, &source.server).map_err(|cause| Fault::at(&self.from, cause))?;
+        read.advance(page.items.iter().map(|item| item.position));
+        let mut judged = read.check_epoch(Some(&*epoch(source.epoch)));
+        if let Some(stream) = stream {
+            let alive = self.from.earliest().minus(self.retention);
+            judged = judged.and_then(|()| read.check(stream, page.complete, alive));
+            if page.complete {
+                read.note_whole(stream, start);
+            }
+        }
+        if let Err(gap) = judged {
+            tracing::warn!(relay = %self.name, gap = gap.label(), cause = %gap, "the log of this region lost entries; reading it again");
+            return Ok(None);
+        }
+        Ok(Some((page.items, page.complete, read)))
+    }
+
+    /// Appends the entries that the other log lacks; false if that log has lost entries.
+    async fn pass(&self, items: &[FeedItem], to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
+        let unreadable = items.iter().filter(|item| item.revocation.is_err() && !self.is_passed_on(item)).count();
+        self.stats.count(&self.name, Outcome::Unreadable, unreadable);
+        if self.lacking(items, progress).next().is_none() && self.unread(items, progress).next().is_none() {
+            return Ok(true);
+        }
+        // What came from there, or was appended by another relay meanwhile, is not appended again.
+        if !self.read_on(to, progress).await? {
+            return Ok(false);
+        }
+        let taken = RevocationIndex::new(); // Of several entries for one target, those that say more.
+        let uptime = Steady::now().uptime();
+        let lacking: Vec<_> =
+            self.lacking(items, progress).filter(|entry| taken.apply(entry, uptime)).cloned().collect();
+        for batch in lacking.chunks(BATCH) {
+            self.to.append(batch).await.map_err(|error| Fault::at(&self.to, error))?;
+            for entry in batch {
+                progress.known.apply(&without_note(entry), Steady::now().uptime());
+            }
+            self.stats.count(&self.name, Outcome::Copied, batch.len());
+            progress.pace(batch.len()).await;
+        }
+        let unread: Vec<_> = self.unread(items, progress).cloned().collect();
+        for fields in &unread {
+            if progress.unread.is_full() || progress.unread.knows(fields) {
+                continue;
+            }
+            self.to.add_unread(fields).await.map_err(|error| Fault::at(&self.to, error))?;
+            progress.unread.note(fields);
+            self.stats.count(&self.name, Outcome::PassedOn, 1);
+            progress.pace(1).await;
+        }
+        Ok(true)
+    }
+
+    /// The entries that the other log lacks, without those whose tokens have expired by every clock.
+    fn lacking<'a>(&self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Revocation> {
+        let (now, retention) = (self.from.earliest(), self.retention);
+        let entries = items.iter().filter_map(|item| item.revocation.as_ref().ok());
+        entries.filter(move |entry| entry.expires_at.plus(retention) > now && !progress.known.knows(entry))
+    }
+
+    /// The entries of unknown kinds that the other log lacks.
+    fn unread<'a>(&'a self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Unread> {
+        let fit = items.iter().filter(|item| self.is_passed_on(item) && !item.asks);
+        fit.filter_map(|item| item.unread.as_ref()).filter(|fields| !progress.unread.knows(fields))
+    }
+
+    fn is_passed_on(&self, item: &FeedItem) -> bool {
+        item.unread.as_ref().is_some_and(|fields| is_fit(fields, self.from.earliest()))
+    }
+
+    /// Drops what no entry of this log can be compared with any more.
+    fn purge(&self, progress: &mut Progress) {
+        if progress.purged.elapsed() >= PURGE_EVERY {
+            progress.purged = Steady::now();
+            let now = self.from.earliest().minus(self.retention);
+            progress.known.purge(now, self.retention, progress.purged.uptime(), self.retention);
+        }
+    }
+}
+
+impl Reading {
+    /// A connection to another server, or to one that has a new role since: its log may be another one.
+    fn connected(&mut self, server: &Server) {
+        if self.server != *server {
+            *self = Self { baseline: None, server: server.clone() };
+        }
+    }
+}
+
+impl Progress {
+    /// Waits after an append, so that there are not more than [`PER_SECOND`].
+    async fn pace(&mut self, entries: usize) {
+        let takes = Duration::from_secs(1) * u32::try_from(entries).unwrap_or(u32::MAX) / PER_SECOND;
+        self.not_before = (self.not_before + takes).max(Instant::now());
+        sleep_until(self.not_before).await;
+    }
+}
+
+/// A full store may have no epoch: it is empty then.
+fn epoch(epoch: Option<Box<str>>) -> Box<str> {
+    epoch.unwrap_or_default()
+}
+
+fn beyond_end(items: &[FeedItem], end: &StreamInfo) -> u64 {
+    items.iter().filter(|item| item.position > end.last).count() as u64
+}
+
+/// Records entries of the other log.
+fn note(known: &RevocationIndex, unread: &mut UnreadEntries, items: &[FeedItem]) {
+    let uptime = Steady::now().uptime();
+    for item in items {
+        match (&item.revocation, &item.unread) {
+            (Ok(entry), _) => {
+                known.apply(&without_note(entry), uptime);
+            }
+            (Err(_), Some(fields)) => unread.note(fields),
+            (Err(_), None) => {}
+        }
+    }
+}
+
+/// Reasons are not compared.
+fn without_note(entry: &Revocation) -> Revocation {
+    Revocation { note: None, ..entry.clone() }
+}

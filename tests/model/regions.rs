@@ -1,0 +1,279 @@
+//! The relay between regions (`src/sources/relay`): two stores, or three in a ring, and a relay in each direction.
+//!
+//! A step of a relay is one exchange with one store, so everything may happen between two of them: writes of others,
+//! losses, and the end of the process. A region that is cut off is a relay that takes no step.
+
+use stateright::{HasDiscoveries, Model, Property};
+
+use super::explore;
+
+const REGIONS: usize = 3;
+/// Room in a log.
+const LOG: usize = 8;
+/// Instants of one revoked target: a later one merges with an earlier one to the later.
+const INSTANTS: u8 = 2;
+/// In an entry, beside its instant: a relay has written it.
+const COPY: u8 = 1 << 4;
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct Store {
+    epoch: u8,
+    log: [u8; LOG],
+    length: usize,
+    /// The instant in the key of the target.
+    key: u8,
+    flushed: bool,
+    /// The instants that services of the region wrote.
+    written: u8,
+}
+
+/// What a relay knows, in the memory of its process.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+struct Relay {
+    /// 0: the other log is to be read from its start.
+    to_epoch: u8,
+    to_read: usize,
+    /// The latest instant in the other log.
+    has: u8,
+    /// 0: this log is to be read from its start.
+    from_epoch: u8,
+    from_read: usize,
+    /// An entry that the other log may lack.
+    page: Option<u8>,
+    /// The other log was read to its end after that entry was read.
+    compared: bool,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+struct World {
+    stores: [Store; REGIONS],
+    relays: [Relay; REGIONS],
+    flushes: u8,
+    crashes: u8,
+}
+
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+enum Step {
+    Write { region: usize, instant: u8 },
+    ReadTarget { relay: usize },
+    ReadSource { relay: usize },
+    Append { relay: usize },
+    Crash { relay: usize },
+    Flush { region: usize },
+}
+
+/// Deliberate mistakes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Bug {
+    /// After a flush of the other store the relay goes on where it was.
+    ForgetsToReadAgain,
+    /// The key of the target gets the instant of each copy.
+    OverwritesTheLater,
+    /// Entries are compared with what was known of the other log when they were read.
+    ComparesWithAnOldView,
+    /// Entries are not compared: their ids differ.
+    ComparesIds,
+}
+
+#[derive(Clone)]
+struct Regions {
+    /// Two regions with a relay each way, or three in a ring: the relay of a region appends to the next one.
+    count: usize,
+    flushes: u8,
+    crashes: u8,
+    bug: Option<Bug>,
+}
+
+impl Regions {
+    fn next(&self, region: usize) -> usize {
+        (region + 1) % self.count
+    }
+
+    fn apply(&self, world: &mut World, step: Step) -> Option<()> {
+        match step {
+            Step::Write { region, instant } => {
+                let store = &mut world.stores[region];
+                store.written |= 1 << instant;
+                store.add(instant)?;
+                store.key = store.key.max(instant); // The contract of every writer.
+            }
+            Step::ReadTarget { relay } => self.read_target(&mut world.relays[relay], world.stores[self.next(relay)]),
+            Step::ReadSource { relay } => self.read_source(&mut world.relays[relay], world.stores[relay])?,
+            Step::Append { relay } => {
+                let (of, store) = (&mut world.relays[relay], &mut world.stores[self.next(relay)]);
+                let instant = of.page.take()?;
+                if !of.compared && self.bug != Some(Bug::ComparesWithAnOldView) {
+                    return None;
+                }
+                if instant > of.has || self.bug == Some(Bug::ComparesIds) {
+                    store.add(instant | COPY)?;
+                    let overwrites = self.bug == Some(Bug::OverwritesTheLater);
+                    store.key = if overwrites { instant } else { store.key.max(instant) };
+                    of.has = of.has.max(instant);
+                }
+            }
+            Step::Crash { relay } => {
+                world.crashes = world.crashes.checked_sub(1)?;
+                world.relays[relay] = Relay::default();
+            }
+            Step::Flush { region } => {
+                world.flushes = world.flushes.checked_sub(1)?;
+                let Store { epoch, written, .. } = world.stores[region];
+                world.stores[region] = Store { epoch: epoch + 1, written, flushed: true, ..Store::new() };
+            }
+        }
+        Some(())
+    }
+
+    fn read_target(&self, of: &mut Relay, store: Store) {
+        if of.to_epoch != store.epoch {
+            if of.to_epoch != 0 && self.bug == Some(Bug::ForgetsToReadAgain) {
+                of.to_read = store.length;
+            } else {
+                *of = Relay::default();
+            }
+            of.to_epoch = store.epoch;
+        }
+        of.has = store.entries().skip(of.to_read).fold(of.has, u8::max);
+        of.to_read = store.length;
+        of.compared = of.page.is_some();
+    }
+
+    fn read_source(&self, of: &mut Relay, store: Store) -> Option<()> {
+        if of.to_epoch == 0 || of.page.is_some() {
+            return None;
+        }
+        if of.from_epoch != store.epoch {
+            (of.from_epoch, of.from_read) = (store.epoch, 0);
+        }
+        if let Some(instant) = store.entries().nth(of.from_read) {
+            of.from_read += 1;
+            let lacks = instant > of.has || self.bug == Some(Bug::ComparesIds);
+            (of.page, of.compared) = (lacks.then_some(instant), false);
+        }
+        Some(())
+    }
+
+    /// Whether each relay takes everything to be copied.
+    fn is_quiet(&self, world: &World) -> bool {
+        (0..self.count).all(|at| {
+            let (of, from, to) = (world.relays[at], world.stores[at], world.stores[self.next(at)]);
+            of.page.is_none()
+                && (of.to_epoch, of.to_read) == (to.epoch, to.length)
+                && (of.from_epoch, of.from_read) == (from.epoch, from.length)
+        })
+    }
+
+    /// When nothing is left to copy, every region has the same.
+    fn is_complete(&self, world: &World) -> bool {
+        let latest = |store: &Store| store.entries().max();
+        let mut stores = world.stores[..self.count].iter();
+        !self.is_quiet(world) || stores.next().is_some_and(|first| stores.all(|store| latest(store) == latest(first)))
+    }
+
+    /// A log has an instant by a relay once at most, and none that came from its own region alone, unless it lost that.
+    fn settles(&self, world: &World) -> bool {
+        (0..self.count).all(|at| {
+            let store = world.stores[at];
+            let elsewhere =
+                (0..self.count).filter(|other| *other != at).fold(0, |all, other| all | world.stores[other].written);
+            (1..=INSTANTS).all(|instant| {
+                let is_copy = |entry: &u8| usize::from(*entry == instant | COPY);
+                let copies: usize = store.log[..store.length].iter().map(is_copy).sum();
+                let is_foreign = store.flushed || elsewhere & 1 << instant != 0;
+                copies <= usize::from(is_foreign)
+            })
+        })
+    }
+
+    /// A key has the latest instant of the log.
+    fn is_later(world: &World) -> bool {
+        world.stores.iter().all(|store| store.entries().all(|instant| instant <= store.key))
+    }
+}
+
+impl Store {
+    fn new() -> Self {
+        Self { epoch: 1, log: [0; LOG], length: 0, key: 0, flushed: false, written: 0 }
+    }
+
+    fn add(&mut self, entry: u8) -> Option<()> {
+        *self.log.get_mut(self.length)? = entry;
+        self.length += 1;
+        Some(())
+    }
+
+    fn entries(&self) -> impl Iterator<Item = u8> {
+        self.log[..self.length].iter().map(|entry| entry & !COPY)
+    }
+}
+
+impl Model for Regions {
+    type State = World;
+    type Action = Step;
+
+    fn init_states(&self) -> Vec<World> {
+        let (flushes, crashes) = (self.flushes, self.crashes);
+        vec![World { stores: [Store::new(); REGIONS], relays: [Relay::default(); REGIONS], flushes, crashes }]
+    }
+
+    fn actions(&self, world: &World, steps: &mut Vec<Step>) {
+        for at in 0..self.count {
+            let unwritten = (1..=INSTANTS).filter(|instant| world.stores[at].written & 1 << instant == 0);
+            steps.extend(unwritten.map(|instant| Step::Write { region: at, instant }));
+            let relay = at;
+            steps.extend([Step::ReadTarget { relay }, Step::ReadSource { relay }, Step::Append { relay }]);
+            steps.extend([Step::Crash { relay }, Step::Flush { region: at }]);
+        }
+    }
+
+    fn next_state(&self, world: &World, step: Step) -> Option<World> {
+        let mut next = *world;
+        self.apply(&mut next, step)?;
+        (next != *world).then_some(next)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("complete", Self::is_complete),
+            Property::always("settles", Self::settles),
+            Property::always("later", |_, world| Self::is_later(world)),
+            Property::sometimes("copied", |model, world| {
+                model.is_quiet(world) && world.stores[0].log[..world.stores[0].length].contains(&(INSTANTS | COPY))
+            }),
+        ]
+    }
+}
+
+const PAIR: Regions = Regions { count: 2, flushes: 1, crashes: 1, bug: None };
+
+#[track_caller]
+fn holds(name: &str, model: Regions, depth: usize) {
+    let mut found = explore(name, model, depth, HasDiscoveries::AnyFailures);
+    assert!(found.remove("copied").is_some(), "{name}: nothing is ever copied");
+    if let Some((property, path)) = found.into_iter().next() {
+        panic!("{name}: {property} fails: {:#?}", path.into_actions());
+    }
+}
+
+#[test]
+fn regions_come_to_have_the_same() {
+    holds("regions, to the end", Regions { crashes: 0, ..PAIR }, usize::MAX);
+    holds("regions, a crash", PAIR, 16);
+    holds("regions, flushes on both sides", Regions { flushes: 2, crashes: 0, ..PAIR }, 16);
+    holds("regions in a ring", Regions { count: 3, flushes: 0, crashes: 0, ..PAIR }, 13);
+}
+
+#[test]
+fn each_mistake_of_a_relay_is_caught() {
+    for (bug, property) in [
+        (Bug::ForgetsToReadAgain, "complete"),
+        (Bug::OverwritesTheLater, "later"),
+        (Bug::ComparesWithAnOldView, "settles"),
+        (Bug::ComparesIds, "settles"),
+    ] {
+        let model = Regions { bug: Some(bug), ..PAIR };
+        let found = explore(&format!("{bug:?}"), model, usize::MAX, HasDiscoveries::AnyOf([property].into()));
+        assert!(found.contains_key(property), "{bug:?}: {property} holds");
+    }
+}

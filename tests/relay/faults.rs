@@ -1,0 +1,153 @@
+//! Stores that lose entries, regions that are cut off, and regions that must not be connected.
+
+use doorward::sources::relay::RelayState;
+use serde_json::json;
+
+use super::{LOG, Running, length, values};
+use crate::ledger::support::{Instance, RedisServer, eventually, sign_out, token};
+use crate::support::proxy::Proxy;
+
+/// Notes the meaning of an issuer's name, as an instance does.
+pub(super) fn note_name(redis: &RedisServer, name: &str, issuer: &str) -> String {
+    let note = json!({
+        "name": name, "issuer": [issuer], "tenants": null, "is_former": false, "formerly": [], "user_id": ["sub"],
+        "email": [], "session_id": ["sid"], "client_id": ["azp", "client_id"], "settled": []
+    })
+    .to_string();
+    redis.cli(&["ZADD", "doorward:{r}:issuers", &doorward::clock::now().as_millis().to_string(), &note]);
+    note
+}
+
+async fn fill(redis: &RedisServer, ids: impl Iterator<Item = String>) {
+    let writer = Instance::start(redis).await;
+    writer.replica.revoke(ids.map(|id| sign_out(&id)).collect()).await.unwrap();
+    writer.end().await;
+}
+
+/// No instance runs in either region that could write the entries back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_region_loses_comes_back_from_the_other_one() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    fill(&eu, (0..50).map(|n| format!("eu-{n}"))).await;
+    fill(&us, (0..50).map(|n| format!("us-{n}"))).await;
+    let [there, back] = Running::both(&eu, &us);
+    let both = || length(&eu) == 100 && length(&us) == 100;
+    eventually("both have all", both).await;
+    for lost in [&us, &eu] {
+        lost.cli(&["FLUSHALL"]);
+        eventually("both have all again", both).await;
+        let mut ids = values(lost, "id");
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 100);
+    }
+    // Entries that are deleted while they are in force, and a log that is.
+    let first = eu.cli(&["XRANGE", LOG, "-", "+", "COUNT", "1"]).lines().next().unwrap().to_owned();
+    eu.cli(&["XDEL", LOG, &first]);
+    eventually("the entry is back", both).await;
+    us.cli(&["DEL", LOG]);
+    eventually("the log is back", both).await;
+    there.becomes(RelayState::Following).await;
+    back.becomes(RelayState::Following).await;
+    assert!(both(), "{} {}", length(&eu), length(&us));
+    there.end().await;
+    back.end().await;
+}
+
+/// What was read and what is there have the same count, and the ids go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flush_is_noticed_where_no_instance_runs() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let write = |redis: &RedisServer, id: &str| {
+        redis.cli(&["XADD", LOG, "*", "issuer", "main", "kind", "session", "id", id]);
+    };
+    write(&eu, "one");
+    write(&eu, "two");
+    let relay = Running::start(eu.url(), us.url());
+    eventually("both are copied", || length(&us) == 2).await;
+    us.script(&format!(
+        "MULTI\nFLUSHALL\n{0} three\n{0} four\nEXEC\n",
+        format_args!("XADD {LOG} * issuer main kind session id")
+    ));
+    eventually("both are copied again", || length(&us) == 4).await;
+    assert_eq!(values(&us, "id"), ["three", "four", "one", "two"]);
+    relay.end().await;
+}
+
+/// A server that comes back with an older copy of its data has the same epoch.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_a_store_is_completed() {
+    let (eu, mut us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    fill(&eu, (0..30).map(|n| format!("old-{n}"))).await;
+    fill(&us, std::iter::once("founds".to_owned())).await;
+    let relay = Running::start(eu.url(), us.url());
+    eventually("all is copied", || length(&us) == 31).await;
+    us.cli(&["SAVE"]);
+    fill(&eu, (0..30).map(|n| format!("new-{n}"))).await;
+    eventually("more is copied", || length(&us) == 61).await;
+    us.kill();
+    relay.becomes(RelayState::Unreachable).await;
+    us.run().await;
+    eventually("the lost copies are made again", || length(&us) == 61).await;
+    relay.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_was_cut_off_catches_up() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let (here, there) = (Instance::start(&eu).await, Instance::start(&us).await);
+    let wire = Proxy::start(us.port);
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    relay.becomes(RelayState::Following).await;
+    for cut in [Proxy::refuse, Proxy::stall] {
+        cut(&wire);
+        relay.becomes(RelayState::Unreachable).await;
+        let ids: Vec<_> = (0..200).map(|n| format!("{}-{n}", wire.opened())).collect();
+        here.replica.revoke(ids.iter().map(|id| sign_out(id)).collect()).await.unwrap();
+        let lag = relay.relay.status().lag.unwrap();
+        eventually("the lag grows", || relay.relay.status().lag.unwrap() > lag + std::time::Duration::from_secs(1))
+            .await;
+        let problem = relay.relay.status().problem.unwrap();
+        assert!(problem.starts_with(&format!("127.0.0.1:{}: ", wire.port)), "{problem}");
+        wire.heal();
+        for id in ids {
+            there.comes_to_refuse(&token(&id)).await;
+        }
+        relay.becomes(RelayState::Following).await;
+    }
+    assert_eq!((length(&eu), length(&us)), (400, 400));
+    relay.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_whose_names_mean_different_issuers_are_not_connected() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    fill(&eu, std::iter::once("first".to_owned())).await;
+    note_name(&eu, "main", "https://eu.example.com");
+    let wrong = note_name(&us, "main", "https://us.example.com");
+    let relay = Running::start(eu.url(), us.url());
+    relay.becomes(RelayState::NamesDiffer).await;
+    let status = relay.relay.status();
+    let problem = status.problem.clone().unwrap();
+    assert!(problem.contains("`main` stands for `https://eu.example.com`"), "{problem}");
+    assert!(status.is_overdue && status.warning().contains(&problem), "{status:?}");
+    assert_eq!(us.cli(&["EXISTS", LOG]), "0", "nothing is copied");
+    us.cli(&["ZREM", "doorward:{r}:issuers", &wrong]);
+    note_name(&us, "main", "https://eu.example.com");
+    relay.becomes(RelayState::Following).await;
+    assert_eq!(values(&us, "id"), ["first"]);
+    // While it follows, too.
+    note_name(&us, "main", "https://us.example.com");
+    relay.becomes(RelayState::NamesDiffer).await;
+    relay.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_store_by_two_addresses_is_refused() {
+    let redis = RedisServer::start(&[]).await;
+    fill(&redis, std::iter::once("only".to_owned())).await;
+    let relay = Running::start(redis.url(), format!("redis://localhost:{}", redis.port));
+    relay.becomes(RelayState::SameStore).await;
+    assert_eq!(length(&redis), 1);
+    relay.end().await;
+}

@@ -1,0 +1,146 @@
+//! `doorward relay`, and the relay of the service.
+
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+
+use doorward::sources::relay::RelayState;
+use serde_json::{Value, json};
+
+use super::faults::note_name;
+use super::{Running, length, values};
+use crate::api::{OPERATOR, admin_keys};
+use crate::ledger::support::{Instance, RedisServer, free_port, sign_out};
+use crate::support::doorward::{Doorward, run};
+use crate::support::grpc::{Checks, get};
+use crate::support::tokens::Tokens;
+use crate::support::{Process, eventually};
+
+fn relay(from: &RedisServer, to: &RedisServer, more: &[&str]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.args(["relay", "--from", &from.url(), "--to", &to.url()]).args(more);
+    Process(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_is_killed_in_the_middle_goes_on_and_copies_nothing_twice() {
+    const COUNT: usize = 4_000;
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let writer = Instance::start(&eu).await;
+    for from in (0..COUNT).step_by(1_000) {
+        let batch = (from..from + 1_000).map(|n| sign_out(&format!("t-{n}")));
+        writer.replica.revoke(batch.collect()).await.unwrap();
+    }
+    writer.end().await;
+    let mut killed = relay(&eu, &us, &[]);
+    eventually("a part is copied", || async { length(&us) > 0 }).await;
+    killed.0.kill().unwrap();
+    killed.0.wait().unwrap();
+    let copied = length(&us);
+    assert!(copied < COUNT, "{copied}: it was not killed in the middle");
+    let port = free_port();
+    let mut next = relay(&eu, &us, &["--both", "--listen", &format!("127.0.0.1:{port}")]);
+    eventually("the rest is copied", || async { length(&us) >= COUNT }).await;
+    let ask = |path: &str| reqwest::get(format!("http://127.0.0.1:{port}{path}"));
+    eventually("it is ready", || async { ask("/readyz").await.is_ok_and(|answer| answer.status() == 200) }).await;
+    assert_eq!((length(&eu), length(&us)), (COUNT, COUNT));
+    let mut ids = values(&us, "id");
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), COUNT);
+    let metrics = ask("/metrics").await.unwrap().text().await.unwrap();
+    let copied = format!("doorward_relay_entries_total{{relay=\"relay.1\",result=\"copied\"}} {}", COUNT - copied);
+    for line in [&*copied, "doorward_relay_up{relay=\"relay.1\"} 1", "doorward_relay_up{relay=\"relay.2\"} 1"] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    next.signal("TERM");
+    assert_eq!(next.0.wait().unwrap().code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_ends_with_the_reason_why_regions_must_not_be_connected() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    note_name(&eu, "main", "https://eu.example.com");
+    note_name(&us, "main", "https://us.example.com");
+    let mut refused = relay(&eu, &us, &[]);
+    let code = tokio::task::spawn_blocking(move || {
+        let mut log = String::new();
+        refused.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (refused.0.wait().unwrap().code(), log)
+    });
+    let (code, log) = code.await.unwrap();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("`main` stands for `https://eu.example.com`"), "{log}");
+    for (args, part) in [
+        (["--from", "redis://h:1", "--to", "redis://h:1"], "another store"),
+        (["--from", "http://:s3cret@h:1", "--to", "redis://h:1"], "--from: url: the scheme must be one of"),
+    ] {
+        let (code, _, error) = run(&[&["relay"], &args[..]].concat(), "");
+        assert!(code == 2 && error.contains(part) && !error.contains("s3cret"), "{code} {error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_process_copies_at_a_time_and_another_takes_over() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let one = Running::start(eu.url(), us.url());
+    one.becomes(RelayState::Following).await;
+    let owner = one.relay.status().owner.unwrap();
+    let other = Running::start(eu.url(), us.url());
+    // The other one shows what the owner notes.
+    eventually("both name one owner", || async {
+        let status = other.relay.status();
+        status.owner.as_ref() == Some(&owner) && status.is_up
+    })
+    .await;
+    one.end().await;
+    eventually("the other takes over", || async {
+        let status = other.relay.status();
+        status.owner.is_some_and(|next| next != owner) && status.state == RelayState::Following
+    })
+    .await;
+    let (here, there) = (Instance::start(&eu).await, Instance::start(&us).await);
+    here.replica.revoke(vec![sign_out("after")]).await.unwrap();
+    there.comes_to_refuse(&crate::ledger::support::token("after")).await;
+    other.end().await;
+}
+
+/// Two regions with an instance each: a sign-out in one is refused in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_relays_and_shows_it() {
+    let (tokens, eu, us) = (Tokens::new(), RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let config = |own: &RedisServer, other: &str| {
+        let store = format!("revocation: {{redis: {{url: \"{}\", relay: [{other}]}}}}\n", own.url());
+        tokens.config(&format!("{store}{}", admin_keys()))
+    };
+    let here = Doorward::start(&config(&eu, &format!("\"{}\"", us.url()))).await;
+    let there = Doorward::start(&config(&us, &format!("{{url: \"{}\", key_prefix: 'doorward:'}}", eu.url()))).await;
+    let checks = [Checks::connect(&here.check).await, Checks::connect(&there.check).await];
+    let reason = async |at: usize, token: &str| checks[at].check(get("/").token(token)).await.reason().to_owned();
+    for (user, by, at) in [("alice", &here, 1), ("bob", &there, 0)] {
+        let token = tokens.of(user);
+        assert_eq!(reason(at, &token).await, "ok");
+        assert_eq!(by.post("/logout", &token).await.0, 204);
+        eventually("the other region refuses", || async { reason(at, &token).await == "signed_out" }).await;
+    }
+    for doorward in [&here, &there] {
+        eventually("the relay is up", || async {
+            doorward.metric("doorward_relay_up{relay=\"relay.1\"}").await == Some(1.0)
+        })
+        .await;
+        assert!(doorward.metric("doorward_relay_lag_seconds{relay=\"relay.1\"}").await.unwrap() < 30.0);
+    }
+    let fleet = reqwest::Client::new().get(format!("http://{}/v1/instances", here.http)).bearer_auth(OPERATOR);
+    let fleet: Value = fleet.send().await.unwrap().json().await.unwrap();
+    let relay = &fleet["relays"][0];
+    assert_eq!((&relay["name"], &relay["state"], &relay["up"]), (&json!("relay.1"), &json!("following"), &json!(true)));
+    assert_eq!(relay["to"], json!(format!("127.0.0.1:{}", us.port)));
+    assert_eq!(relay["owner"], fleet["instances"][0]["name"]);
+    // A fault that an operator must repair is a warning; the instance stays ready.
+    note_name(&us, "dev", "https://another.example.com");
+    eventually("the warning", || async {
+        let (status, body) = here.get("/readyz").await;
+        assert_eq!(status, 200);
+        body.contains("relay.1 is names_differ") && body.contains("https://another.example.com")
+    })
+    .await;
+}
