@@ -355,7 +355,7 @@ pub const TRAPS: [Trap; 59] = [
         Error,
         connection::client_certificate_header,
         "HttpConnectionManager.forward_client_cert_details",
-        "forward_client_cert_details: SANITIZE, or SANITIZE_SET behind mutual TLS",
+        "forward_client_cert_details: SANITIZE, or SANITIZE_SET where clients show Envoy their certificates; for `proxy.client_certificate: x-forwarded-client-cert` behind a gateway ALWAYS_FORWARD_ONLY, if only that gateway can reach the listener",
     ),
     trap(
         "token-in-access-log",
