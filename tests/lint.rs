@@ -322,7 +322,7 @@ fn json_and_camel_case_are_read_alike() {
         let first = words.next().unwrap().to_owned();
         words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
     }
-    let configured = ["unknown-rule", "internal-redirect", "resource-not-routed"]; // Only with Doorward's configuration.
+    let configured = ["unknown-rule", "internal-redirect", "resource-not-routed", "mcp-rule-named"]; // Only with Doorward's configuration.
     for (rule, path) in bad_files().into_iter().filter(|(rule, _)| !configured.contains(&rule.as_str())) {
         let value: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let text = camel(value).to_string();

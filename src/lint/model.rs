@@ -421,6 +421,11 @@ impl<'a> Route<'a> {
                 || wanted.text("path") == Some(path))
     }
 
+    /// The `check_settings` of an ext_authz filter, the most specific first.
+    pub(super) fn settings(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
+        self.per_filter(name).filter_map(|word| within(&word).get("check_settings"))
+    }
+
     /// The per-route configurations of a filter, the most specific first.
     pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
         let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));
@@ -496,9 +501,9 @@ impl<'a> Check<'_, 'a> {
         module.as_ref().unwrap_or(&self.filter.config).get(name)
     }
 
-    /// The settings of the filter that are Doorward's or ext_authz's: `clear_route_cache`.
+    /// The `check_settings` of all routes.
     pub(super) fn settings(&self) -> impl Iterator<Item = Node<'a>> {
-        self.per_route().filter_map(|word| within(&word).get("check_settings"))
+        self.manager.routes.iter().flat_map(|route| route.settings(self.filter.name))
     }
 
     /// All called services: of the filter, or of a route in its place.

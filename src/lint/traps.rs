@@ -17,7 +17,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// All rules of lint. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 59] = [
+pub const TRAPS: [Trap; 60] = [
     trap(
         "no-ext-authz",
         Error,
@@ -292,6 +292,13 @@ pub const TRAPS: [Trap; 59] = [
         mcp::mcp_not_sent,
         "ExtAuthz.metadata_context_namespaces, ExtAuthz.allowed_headers",
         "envoy.filters.http.mcp before ext_authz, which has metadata_context_namespaces: [envoy.filters.http.json_to_metadata, envoy.filters.http.mcp], and content-type and content-encoding among allowed_headers",
+    ),
+    trap(
+        "mcp-rule-named",
+        Error,
+        mcp::mcp_rule_named,
+        "envoy/README.md of Doorward: rules chosen by a route; ExtAuthzPerRoute.check_settings.context_extensions",
+        "leave `doorward.rule` out of the route: Doorward then chooses the rule by `match`",
     ),
     trap(
         "mcp-ambiguous",
