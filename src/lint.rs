@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::authz::certificate::CertificateSource;
 use crate::authz::dpop::{self, ProofUse};
 use crate::authz::rule::PathMatch;
 use crate::authz::token_source::TokenSource;
@@ -92,6 +93,8 @@ pub struct Expected {
     message_paths: Vec<String>,
     /// Whether its challenges name the page of the resource.
     has_resource: bool,
+    /// The source of the client's certificate.
+    certificate: CertificateSource,
 }
 
 impl Default for Expected {
@@ -106,6 +109,7 @@ impl Default for Expected {
             rules_for_messages: None,
             message_paths: Vec::new(),
             has_resource: false,
+            certificate: CertificateSource::Connection,
         }
     }
 }
@@ -161,6 +165,7 @@ impl From<&Config> for Expected {
             rules_for_messages,
             message_paths,
             has_resource: config.resource.is_some(),
+            certificate: config.proxy.certificate,
         }
     }
 }

@@ -104,6 +104,8 @@ async fn services_and_rules_see_the_actor() {
     assert_eq!((lines.metadata["session_id"].as_str(), lines.metadata["scopes"].as_str()), ("a\\u{a}b", "é"));
 
     let behind = self::acting(&tokens, &["planner", "agent-7"]);
+    let named_by = |iss: &str| tokens.with(json!({"act": {"sub": "agent-7", "iss": iss}}));
+    let (own, foreign) = (named_by(doorward::dev::ISSUER), named_by("https://other.example"));
     for (path, token, reason) in [
         ("/own", &plain, "ok"),
         ("/own", &acting, "claim_mismatch"),
@@ -112,6 +114,9 @@ async fn services_and_rules_see_the_actor() {
         ("/agents", &acting, "ok"),
         ("/agents", &plain, "claim_mismatch"),
         ("/agents", &behind, "claim_mismatch"), // Only the current actor counts.
+        ("/agents", &own, "ok"),
+        ("/agents", &foreign, "claim_mismatch"), // Another party of that name.
+        ("/any", &foreign, "ok"),
     ] {
         assert_eq!(checks.check(get(path).token(token)).await.reason(), reason, "{path}");
     }

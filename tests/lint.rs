@@ -260,12 +260,47 @@ fn a_configuration_of_doorward_makes_it_exact() {
     .unwrap();
     let clean = format!("{ROOT}/tests/lint/clean.yaml");
     let (_, findings) = lint(&[&clean, "--config", config.to_str().unwrap()], "");
-    assert_eq!(rules(&findings), ["header-not-sent", "no-early-strip"]);
+    assert_eq!(rules(&findings), ["client-certificate-header", "header-not-sent", "no-early-strip"]);
     let said = serde_json::to_string(&findings).unwrap();
     for part in
         ["`x-caller`", "`x-api-key`", "`origin` or `referer`", "`x-forwarded-proto`", "`x-forwarded-client-cert`"]
     {
         assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
+/// A gateway sends the header with the client's certificate, or Envoy itself; either may remove it.
+#[test]
+fn the_certificate_that_doorward_reads_must_arrive() {
+    let dir = TempDir::new();
+    let config = dir.path().join("doorward.yaml");
+    let tls = "        - transport_socket: {name: tls, typed_config: {\"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext, common_tls_context: {CONTEXT}}}\n          filters:\n";
+    let validation = "validation_context: {trusted_ca: {filename: ca.pem}}";
+    let clean = std::fs::read_to_string(format!("{ROOT}/tests/lint/clean.yaml")).unwrap();
+    let clean = clean.replace("{exact: authorization}", "{exact: authorization}, {exact: x-forwarded-client-cert}");
+    for (reads, context, expected) in [
+        ("x-forwarded-client-cert", None, ["SANITIZE", "SANITIZE_SET", "FORWARD_ONLY", "APPEND_FORWARD"].as_slice()),
+        ("x-forwarded-client-cert", Some(""), &["SANITIZE", "SANITIZE_SET", "FORWARD_ONLY", "APPEND_FORWARD"]),
+        ("x-forwarded-client-cert", Some(validation), &["SANITIZE", "APPEND_FORWARD", "ALWAYS_FORWARD_ONLY"]),
+        ("connection", Some(validation), &["ALWAYS_FORWARD_ONLY"]),
+        ("connection", None, &["ALWAYS_FORWARD_ONLY"]),
+    ] {
+        std::fs::write(&config, format!("{CONFIG}proxy: {{client_certificate: {reads}}}\n")).unwrap();
+        let mut found = Vec::new();
+        for action in ["SANITIZE", "SANITIZE_SET", "FORWARD_ONLY", "APPEND_FORWARD", "ALWAYS_FORWARD_ONLY"] {
+            let field = format!("use_remote_address: true\n                forward_client_cert_details: {action}");
+            let text = clean.replacen("use_remote_address: true", &field, 1);
+            let text = context
+                .iter()
+                .fold(text, |text, context| text.replacen("        - filters:\n", &tls.replace("CONTEXT", context), 1));
+            let (_, findings) = lint(&["-", "--config", config.to_str().unwrap()], &text);
+            match rules(&findings).as_slice() {
+                [] => {}
+                ["client-certificate-header"] => found.push(action),
+                others => panic!("{reads} {context:?} {action}: {others:?}"),
+            }
+        }
+        assert_eq!(found, expected, "{reads} {context:?}");
     }
 }
 
@@ -287,7 +322,7 @@ fn json_and_camel_case_are_read_alike() {
         let first = words.next().unwrap().to_owned();
         words.fold(first, |name, word| name + &word[..1].to_uppercase() + &word[1..])
     }
-    let configured = ["unknown-rule", "internal-redirect", "resource-not-routed"]; // Only with Doorward's configuration.
+    let configured = ["unknown-rule", "internal-redirect", "resource-not-routed", "mcp-rule-named"]; // Only with Doorward's configuration.
     for (rule, path) in bad_files().into_iter().filter(|(rule, _)| !configured.contains(&rule.as_str())) {
         let value: Value = serde_saphyr::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
         let text = camel(value).to_string();

@@ -2,6 +2,9 @@
 //!
 //! The outermost actor is the current one, and those within it acted before. Only the current one counts for
 //! authorization; every one of them can be revoked. `may_act` names possible future actors, which do not count.
+//!
+//! An actor with an `iss` other than the token's is another party than the token's issuer knows by that name: rules do
+//! not accept it. A revocation refuses both, because it must not miss one.
 
 use serde_json::Value;
 
@@ -16,6 +19,8 @@ pub struct Actor {
     pub id: String,
     /// Its other names.
     pub others: Vec<String>,
+    /// Whether its names are those of another issuer.
+    pub is_foreign: bool,
 }
 
 impl Actor {
@@ -39,6 +44,7 @@ impl Actor {
                 return Err(Refusal::invalid("act", type_of(&act), "an object (RFC 8693 section 4.1)"));
             };
             next = members.remove("act");
+            let iss = members.remove("iss").filter(|iss| !iss.is_null());
             let mut ids: Vec<String> = Vec::new();
             for claim in Self::NAMES {
                 let id = name(&format!("act.{claim}"), members.remove(claim))?;
@@ -48,7 +54,7 @@ impl Actor {
                 return Err(Refusal::invalid("act", "an actor without a name", "an object with `sub` or `client_id`"));
             }
             let id = ids.remove(0);
-            chain.push(Self { id, others: ids });
+            chain.push(Self { id, others: ids, is_foreign: iss.is_some() && iss != claims.get("iss") });
         }
         Ok(chain)
     }
@@ -68,6 +74,24 @@ mod tests {
     fn chain(act: Value) -> Option<Vec<Vec<String>>> {
         let read = Actor::chain(&ClaimSet::from(json!({"sub": "alice", "act": act, "may_act": {"sub": "x"}}))).ok()?;
         Some(read.iter().map(|actor| actor.ids().map(str::to_owned).collect()).collect())
+    }
+
+    #[test]
+    fn an_actor_of_another_issuer_is_foreign() {
+        let own = "https://auth.example.com";
+        for (iss, token, expected) in [
+            (json!(null), json!(own), false),
+            (json!(own), json!(own), false),
+            (json!("https://other.example"), json!(own), true),
+            (json!("https://auth.example.com/"), json!(own), true),
+            (json!(""), json!(own), true),
+            (json!([own]), json!(own), true),
+            (json!(own), json!(null), true), // Of an introspection response, which may lack `iss`.
+        ] {
+            let act = json!({"sub": "agent-7", "iss": iss, "act": {"sub": "planner"}});
+            let chain = Actor::chain(&ClaimSet::from(json!({"iss": token, "act": act}))).unwrap();
+            assert_eq!(chain.iter().map(|actor| actor.is_foreign).collect::<Vec<_>>(), [expected, false], "{act}");
+        }
     }
 
     #[test]

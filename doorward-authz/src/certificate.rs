@@ -35,7 +35,7 @@ impl CertificateSource {
                 if fields.next().is_some() {
                     return Err(SEVERAL);
                 }
-                forwarded(field).map(Some)
+                forwarded(field)
             }
         }
     }
@@ -51,8 +51,10 @@ fn of_pem(encoded: &[u8]) -> Result<Thumbprint, &'static str> {
 }
 
 /// Reads the one element of `x-forwarded-client-cert`: pairs `Key=Value` with `;` between them, in which quotes hide
-/// separators. `Hash` is the SHA-256 of the certificate; without it `Cert` is the certificate.
-fn forwarded(field: &[u8]) -> Result<Thumbprint, &'static str> {
+/// separators. `Hash` is the SHA-256 of the certificate, `Cert` the certificate; where both are there, they must agree:
+/// a client whose name a gateway does not escape could write one of them. A gateway that writes `Cert` from a template
+/// leaves it empty for a client without a certificate.
+fn forwarded(field: &[u8]) -> Result<Option<Thumbprint>, &'static str> {
     let (mut hash, mut certificate) = (None, None);
     for pair in pairs(field)? {
         let Some(at) = pair.iter().position(|b| *b == b'=') else { continue };
@@ -66,12 +68,16 @@ fn forwarded(field: &[u8]) -> Result<Thumbprint, &'static str> {
             return Err(SEVERAL);
         }
     }
-    match (hash, certificate) {
-        (Some(hash), _) => {
-            Thumbprint::from_hex(&hash).ok_or("`Hash` of `x-forwarded-client-cert` is not a SHA-256 in hex")
-        }
-        (None, Some(certificate)) => of_pem(&certificate),
+    let hash = hash
+        .map(|hash| Thumbprint::from_hex(&hash).ok_or("`Hash` of `x-forwarded-client-cert` is not a SHA-256 in hex"));
+    match (hash.transpose()?, certificate) {
         (None, None) => Err("`x-forwarded-client-cert` has neither `Hash` nor `Cert`"),
+        (None, Some(certificate)) if certificate.is_empty() => Ok(None),
+        (Some(hash), Some(certificate)) if of_pem(&certificate)? != hash => {
+            Err("`Hash` of `x-forwarded-client-cert` is not that of `Cert`")
+        }
+        (Some(hash), _) => Ok(Some(hash)),
+        (None, Some(certificate)) => of_pem(&certificate).map(Some),
     }
 }
 
@@ -166,10 +172,17 @@ mod tests {
             "Subject=\"CN=a\"".to_owned(),
             "x".to_owned(),
             format!("Cert=\"{}\"", PEM.replace("MDEy", "_")),
+            format!("Hash={hex};Cert=\"{}\"", PEM.replace("MDEy", "MDE0")),
+            format!("Cert=\"{}\";Hash={hex}", PEM.replace("MDEy", "MDE0")),
+            format!("Hash={hex};Cert=\"\""),
+            format!("Hash={hex};Cert=x"),
+            "Hash=".to_owned(),
         ] {
             assert!(tell(&bad).is_err(), "{bad}");
         }
-        assert_eq!(tell(""), Ok(None));
+        for none in ["", "Cert=\"\"", "Subject=\"\";Cert="] {
+            assert_eq!(tell(none), Ok(None), "{none}");
+        }
         assert_eq!(of(&[], PEM, CertificateSource::ForwardedHeader), Ok(None));
         let twice: &[(&str, &[u8])] = &[(FORWARDED, hex.as_bytes()), (FORWARDED, hex.as_bytes())];
         assert_eq!(of(twice, "", CertificateSource::ForwardedHeader), Err(SEVERAL));

@@ -366,7 +366,8 @@ pub struct Requirements {
     pub issuers: Vec<IssuerName>,
     /// The token names one of these (RFC 8707); `None` accepts the issuer's own audiences.
     pub audience: Option<Audiences>,
-    /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count); empty accepts all.
+    /// The current actor is one of these (RFC 8693 section 4.1: those before it do not count), and is not named by
+    /// another issuer than the token's; empty accepts all.
     pub actors: Vec<String>,
     /// Whether an actor is required, or not allowed.
     pub delegated: Option<bool>,
@@ -391,7 +392,7 @@ impl Requirements {
         }
         let acts = |actor| self.actors.iter().any(|allowed| allowed == actor);
         if self.delegated.is_some_and(|delegated| delegated != token.actor().is_some())
-            || !self.actors.is_empty() && !token.actor().is_some_and(acts)
+            || !self.actors.is_empty() && !token.own_actor().is_some_and(acts)
         {
             return Err(Denial::ClaimMismatch);
         }

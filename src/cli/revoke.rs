@@ -59,16 +59,16 @@ struct TargetArgs {
     /// All tokens of this session (`sid`).
     #[arg(long, value_name = "S")]
     session: Option<String>,
-    /// All tokens of this user, issued up to now.
+    /// All tokens of this user, issued up to now and the lead of the issuer's clock.
     #[arg(long, value_name = "U")]
     user: Option<String>,
-    /// All tokens of this client, issued up to now.
+    /// All tokens of this client, issued up to now and the lead of the issuer's clock.
     #[arg(long, value_name = "C")]
     client: Option<String>,
-    /// All tokens with this actor in `act`, of every user, issued up to now.
+    /// All tokens with this actor in `act`, of every user, issued up to now and the lead of the issuer's clock.
     #[arg(long, value_name = "A")]
     actor: Option<String>,
-    /// All tokens of the issuer, issued up to now.
+    /// All tokens of the issuer, issued up to now and the lead of its clock.
     #[arg(long)]
     all: bool,
 }

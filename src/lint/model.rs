@@ -20,6 +20,8 @@ pub(super) struct Model<'a> {
 /// An HTTP connection manager.
 pub(super) struct Manager<'a> {
     pub(super) node: Node<'a>,
+    /// The transport socket of its filter chain.
+    transport: Option<Node<'a>>,
     pub(super) filters: Vec<Filter<'a>>,
     pub(super) route_configs: Vec<Node<'a>>,
     pub(super) routes: Vec<Route<'a>>,
@@ -117,15 +119,19 @@ impl<'a> Model<'a> {
         let clusters = found.clusters.into_iter().filter_map(|cluster| Some((cluster.text("name")?, cluster)));
         let chains = |listener: &Node<'a>| {
             let chains = listener.list("filter_chains").chain(listener.get("default_filter_chain"));
-            chains.flat_map(|chain| chain.list("filters")).filter_map(|filter| filter.get("typed_config"))
+            chains.flat_map(|chain| {
+                let transport = chain.get("transport_socket");
+                let configs = chain.list("filters").filter_map(|filter| filter.get("typed_config"));
+                configs.map(move |config| (config, transport.clone()))
+            })
         };
         let filters: Vec<_> = found.listeners.iter().flat_map(chains).collect();
-        let of_kind = |kind: &'static str| filters.iter().filter(move |config| config.kind == kind).cloned();
-        let managers =
-            of_kind("HttpConnectionManager").map(|node| Manager::of(node, &found.route_configs, &found.extensions));
+        let of_kind = |kind: &'static str| filters.iter().filter(move |(config, _)| config.kind == kind).cloned();
+        let managers = of_kind("HttpConnectionManager")
+            .map(|(node, transport)| Manager::of(node, transport, &found.route_configs, &found.extensions));
         Self {
             managers: managers.collect(),
-            tcp_proxies: of_kind("TcpProxy").collect(),
+            tcp_proxies: of_kind("TcpProxy").map(|(config, _)| config).collect(),
             clusters: clusters.collect(),
             more_clusters: found.more_clusters,
             expected,
@@ -290,7 +296,12 @@ impl<'a> Resources<'a> {
 }
 
 impl<'a> Manager<'a> {
-    fn of(node: Node<'a>, route_configs: &[Node<'a>], extensions: &Extensions<'a>) -> Self {
+    fn of(
+        node: Node<'a>,
+        transport: Option<Node<'a>>,
+        route_configs: &[Node<'a>],
+        extensions: &Extensions<'a>,
+    ) -> Self {
         let filters = node.list("http_filters").map(|filter| Filter::of(filter, extensions)).collect();
         let named = |name: &str| route_configs.iter().find(|config| config.text("name") == Some(name)).cloned();
         let list = "scoped_routes.scoped_route_configurations_list.scoped_route_configurations";
@@ -300,7 +311,7 @@ impl<'a> Manager<'a> {
         let whole = node.get("route_config").or_else(|| named(node.text("rds.route_config_name")?));
         let route_configs: Vec<_> = whole.into_iter().chain(scoped).collect();
         let routes = route_configs.iter().flat_map(routes).collect();
-        Self { node, filters, route_configs, routes }
+        Self { node, transport, filters, route_configs, routes }
     }
 
     /// The filters by which Doorward decides, in their order: `ext_authz`, or its module.
@@ -321,6 +332,15 @@ impl<'a> Manager<'a> {
 
     pub(super) fn is_checked(&self) -> bool {
         self.checks().next().is_some()
+    }
+
+    /// Whether its clients are asked for a certificate (`DownstreamTlsContext`).
+    pub(super) fn asks_for_certificate(&self) -> bool {
+        let contexts = ["validation_context", "combined_validation_context", "validation_context_sds_secret_config"];
+        let asks = |node: &Node<'_>| {
+            node.is("require_client_certificate") || contexts.iter().any(|context| node.get(context).is_some())
+        };
+        self.transport.as_ref().is_some_and(|transport| transport.any(&mut |node| asks(node)))
     }
 
     /// Whether a request header is removed before anything reads it: by an early header mutation, or by a
@@ -401,6 +421,11 @@ impl<'a> Route<'a> {
                 || wanted.text("path") == Some(path))
     }
 
+    /// The `check_settings` of an ext_authz filter, the most specific first.
+    pub(super) fn settings(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
+        self.per_filter(name).filter_map(|word| within(&word).get("check_settings"))
+    }
+
     /// The per-route configurations of a filter, the most specific first.
     pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
         let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));
@@ -476,9 +501,9 @@ impl<'a> Check<'_, 'a> {
         module.as_ref().unwrap_or(&self.filter.config).get(name)
     }
 
-    /// The settings of the filter that are Doorward's or ext_authz's: `clear_route_cache`.
+    /// The `check_settings` of all routes.
     pub(super) fn settings(&self) -> impl Iterator<Item = Node<'a>> {
-        self.per_route().filter_map(|word| within(&word).get("check_settings"))
+        self.manager.routes.iter().flat_map(|route| route.settings(self.filter.name))
     }
 
     /// All called services: of the filter, or of a route in its place.

@@ -17,7 +17,7 @@ const ROUTE_MUTATION: &str =
     "https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/http/http_filters#security-considerations";
 
 /// All rules of lint. A name with dots in `source` is a field of Envoy's API.
-pub const TRAPS: [Trap; 59] = [
+pub const TRAPS: [Trap; 60] = [
     trap(
         "no-ext-authz",
         Error,
@@ -294,6 +294,13 @@ pub const TRAPS: [Trap; 59] = [
         "envoy.filters.http.mcp before ext_authz, which has metadata_context_namespaces: [envoy.filters.http.json_to_metadata, envoy.filters.http.mcp], and content-type and content-encoding among allowed_headers",
     ),
     trap(
+        "mcp-rule-named",
+        Error,
+        mcp::mcp_rule_named,
+        "envoy/README.md of Doorward: rules chosen by a route; ExtAuthzPerRoute.check_settings.context_extensions",
+        "leave `doorward.rule` out of the route: Doorward then chooses the rule by `match`",
+    ),
+    trap(
         "mcp-ambiguous",
         Error,
         mcp::mcp_ambiguous,
@@ -355,7 +362,7 @@ pub const TRAPS: [Trap; 59] = [
         Error,
         connection::client_certificate_header,
         "HttpConnectionManager.forward_client_cert_details",
-        "forward_client_cert_details: SANITIZE, or SANITIZE_SET behind mutual TLS",
+        "forward_client_cert_details: SANITIZE, or SANITIZE_SET where clients show Envoy their certificates; for `proxy.client_certificate: x-forwarded-client-cert` behind a gateway ALWAYS_FORWARD_ONLY, if only that gateway can reach the listener",
     ),
     trap(
         "token-in-access-log",

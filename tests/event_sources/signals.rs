@@ -187,7 +187,7 @@ async fn subjects_are_understood_in_each_format() {
 
     // An agent: the tokens in which it acts, of every user.
     let (agents, beside) = (edge.tokens.with(json!({"act": {"sub": "agent-7"}})), edge.tokens.of("alice"));
-    let message = named(&change, json!({"application": {"format": "opaque", "id": "agent-7"}}));
+    let message = named(&change, json!({"user": null, "application": {"format": "opaque", "id": "agent-7"}}));
     is_taken(&edge.ends("complex, application", &agents, push(&edge, &set(&transmitter, &message))).await);
     assert_eq!(edge.reason(&beside).await, "ok");
 

@@ -54,6 +54,29 @@ async fn edge(
     (Envoy::start_text(binary, &text).await, dir)
 }
 
+/// Behind a gateway that ends TLS and sets the header, as `docs/bound-tokens.md` has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_s_header_arrives_unless_envoy_removes_it() {
+    let Some(binary) = envoy::binary() else { return };
+    let (tokens, upstream, holder) = (Tokens::new(), Upstream::start().await, issue(&authority()).0);
+    let config = tokens.config("proxy: {client_certificate: x-forwarded-client-cert}\n");
+    let doorward = Doorward::start(&config).await;
+    let token = bound(&tokens, &holder);
+    for (details, expected) in [("ALWAYS_FORWARD_ONLY", 200), ("SANITIZE", 401), ("FORWARD_ONLY", 401)] {
+        let text = envoy::text("envoy/edge-tcp.yaml", &doorward.check, upstream.address)
+            .replacen("forward_client_cert_details: SANITIZE", &format!("forward_client_cert_details: {details}"), 1)
+            .replacen(
+                "- exact: dpop ",
+                "- exact: x-forwarded-client-cert\n                          - exact: dpop ",
+                1,
+            );
+        let envoy = Envoy::start_text(&binary, &text).await;
+        let request = reqwest::Client::new().get(envoy.url("/orders")).bearer_auth(&token);
+        let request = request.header("x-forwarded-client-cert", format!("Hash={}", hex(&thumbprint(&holder))));
+        assert_eq!(request.send().await.unwrap().status().as_u16(), expected, "{details}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_accepted_from_the_holder_of_its_certificate() {
     for (forwards, setting) in [(false, "connection"), (true, "x-forwarded-client-cert")] {

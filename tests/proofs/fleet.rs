@@ -77,9 +77,18 @@ async fn without_the_store_an_instance_may_go_by_its_own_memory() {
     for known in [before, during.clone()] {
         assert_eq!(fleet.check(0, known).await.reason(), "proof_invalid");
     }
-    names_alice(&fleet.check(1, during).await); // The cost of this setting.
+    names_alice(&fleet.check(1, during.clone()).await); // The cost of this setting.
     let degraded = "doorward_degraded_total{control=\"proofs\",fallback=\"local\"}";
     assert!(fleet.instances[0].0.metric(degraded).await.unwrap() >= 2.0);
+
+    // The store knows nothing of it when it is back; the instance does.
+    fleet.redis.run().await;
+    eventually("the store is asked again", || async {
+        let is_allowed = fleet.check(0, fleet.client.get(&bound)).await.allowed();
+        is_allowed && !fleet.redis.cli(&["KEYS", "doorward:{r}:proof:*"]).is_empty()
+    })
+    .await;
+    assert_eq!(fleet.check(0, during).await.reason(), "proof_invalid");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,23 @@ async fn a_list_revokes_suspends_and_lifts_through_envoy() {
     assert!(loaded >= Some(3.0), "{loaded:?}");
 }
 
+/// Else a change of the list would take its own time and that of the proxy's cache.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_proxy_keeps_an_answer_to_a_token_with_a_status() {
+    let Some(fixture) = Fixture::start("{}", "forward_auth: {cache: 60s}\n").await else { return };
+    fixture.issuer.publish("/1", 1, &[0; 8], &json!({}));
+    let ask = async |token: &str| {
+        let request = reqwest::Client::new().get(format!("http://{}/auth/orders", fixture.doorward.http));
+        let response = request.bearer_auth(token).send().await.unwrap();
+        (response.status().as_u16(), response.headers()["cache-control"].to_str().unwrap().to_owned())
+    };
+    let listed = fixture.issuer.listed("alice", "/1", 3);
+    eventually("the list is fetched", async || fixture.reason(&listed).await == "ok").await;
+    assert_eq!(ask(&listed).await, (200, "no-store".to_owned()));
+    let (status, kept) = ask(&fixture.issuer.token("alice", &json!({}))).await;
+    assert!(status == 200 && kept.starts_with("max-age="), "{kept}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn values_of_every_size_are_read_as_the_other_library_writes_them() {
     let Some(fixture) = Fixture::start("{valid: [0, 3], suspended: [2, 12]}", "").await else { return };

@@ -140,7 +140,7 @@ impl Namer<'_> {
             member("user", Role::User);
         }
         // Beside a user, an application would be restricted to that user.
-        if !["session", "user"].iter().any(|name| subject.contains_key(*name)) {
+        if !["session", "user"].iter().any(|name| has(subject, name)) {
             member("application", Role::Actor);
         }
         found.checked()
@@ -150,7 +150,7 @@ impl Namer<'_> {
     /// `ALL` when an administrator signs a user out. The tokens of an issuer with `scope: user` name no session.
     fn means_all_sessions(&self, subject: &Map<String, Value>) -> bool {
         let session = subject.get("session").and_then(|session| session.get("id")).and_then(Value::as_str);
-        subject.contains_key("user") && (self.target.logout.always_user || session == Some("ALL"))
+        has(subject, "user") && (self.target.logout.always_user || session == Some("ALL"))
     }
 
     /// Finds the targets of one name, or of all its aliases.
@@ -214,10 +214,12 @@ fn scim_user(uri: &str) -> Option<&str> {
     (is_plain && before.rsplit('/').next() == Some("Users")).then_some(id)
 }
 
+/// Whether a member is there; `null` is an absent one.
+fn has(subject: &Map<String, Value>, name: &str) -> bool {
+    subject.get(name).is_some_and(|member| !member.is_null())
+}
+
 /// A subject that combines others.
 fn is_complex(subject: &Map<String, Value>) -> bool {
-    match subject.get("format") {
-        None => !subject.contains_key("subject_type"),
-        Some(format) => format == "complex",
-    }
+    if has(subject, "format") { subject["format"] == "complex" } else { !has(subject, "subject_type") }
 }

@@ -88,6 +88,7 @@ impl TrustedIssuer {
             session_id: named.session.map(Into::into),
             client_id: named.client.map(Into::into),
             email: email.map(Into::into),
+            is_actor_foreign: named.actors.first().is_some_and(|actor| actor.is_foreign),
             actors: named.actors.into_iter().map(|actor| actor.id.into()).collect(),
             confirmation,
             status,

@@ -31,6 +31,8 @@ pub(super) struct Facts {
     pub(super) email: Option<Box<str>>,
     /// The current one first.
     pub(super) actors: Box<[Box<str>]>,
+    /// Whether the current one is named by another issuer.
+    pub(super) is_actor_foreign: bool,
     pub(super) confirmation: Option<Box<Confirmation>>,
     pub(super) status: Option<Box<StatusReference>>,
     pub(super) targets: Box<[Target]>,
@@ -113,6 +115,13 @@ impl VerifiedToken {
     #[must_use]
     pub fn actor(&self) -> Option<&str> {
         self.actors().next()
+    }
+
+    /// The party that acts for the user now, unless `act` names another issuer than the token's: `iss` and `sub` together
+    /// may be needed to identify it (RFC 8693 section 4.1), so a bare name gives it no rights.
+    #[must_use]
+    pub fn own_actor(&self) -> Option<&str> {
+        self.actor().filter(|_| !self.0.is_actor_foreign)
     }
 
     /// The key or certificate that a sender must prove to have; `None`: a bearer token.

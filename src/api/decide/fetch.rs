@@ -187,10 +187,11 @@ impl<'a> Deciding<'a> {
         let keep = (!only_asked).then_some(proof.keep);
         let asked = Box::pin(state.replica.spend_proof(&id, keep));
         match self.within(&state.waits.store, by, asked).await {
-            Ok(Ok(true)) if or_local => {
-                locally(); // So that this process refuses a reuse when the store is unavailable.
-                Spending::First
-            }
+            // This process refuses a reuse while the store is unavailable, and a reuse of what was used meanwhile.
+            Ok(Ok(true)) if or_local => match locally() {
+                Spending::Again => Spending::Again,
+                Spending::First | Spending::Unknown => Spending::First,
+            },
             Ok(Ok(true)) => Spending::First,
             Ok(Ok(false)) => Spending::Again,
             Ok(Err(_)) | Err(_) if or_local => {

@@ -217,7 +217,11 @@ impl CheckContext<'_> {
             expected["delegated"] = json!(delegated);
         }
         if !require.actors.is_empty() || require.delegated.is_some() {
-            got["actor"] = json!(self.decision.evidence.token.as_ref().and_then(VerifiedToken::actor));
+            let token = self.decision.evidence.token.as_ref();
+            got["actor"] = json!(token.and_then(VerifiedToken::actor));
+            if token.is_some_and(|token| token.actor() != token.own_actor()) {
+                got["actor_issuer"] = json!(claims.and_then(|claims| ClaimPath::new("/act/iss").find(claims)));
+            }
         }
         if is_empty(&expected) { (Value::Null, Value::Null) } else { (expected, got) }
     }

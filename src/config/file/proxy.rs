@@ -29,6 +29,7 @@ pub enum ClientCertificateFile {
     /// Envoy's ext_authz filter with `include_peer_certificate: true`.
     #[default]
     Connection,
-    /// The header `x-forwarded-client-cert` with one element: Envoy's `forward_client_cert_details: SANITIZE_SET`.
+    /// The header `x-forwarded-client-cert` with one element: Envoy's `forward_client_cert_details: SANITIZE_SET`, or
+    /// behind a gateway that sets it `ALWAYS_FORWARD_ONLY`.
     XForwardedClientCert,
 }

@@ -167,7 +167,7 @@ pub struct RequireFile {
     /// The token's audience is one of these (RFC 8707); its issuer's `audiences` must accept it, too.
     #[schemars(extend("x-shown" = "text"))]
     pub audience: Option<Vec<String>>,
-    /// The current actor (`act`, RFC 8693), which acts for the user, is one of these.
+    /// The current actor (`act`, RFC 8693), which acts for the user, is one of these; `act` has no `iss`, or the token's.
     pub actors: Option<Vec<String>>,
     /// True: an actor must act for the user; false: no actor may.
     pub delegated: Option<bool>,

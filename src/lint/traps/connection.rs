@@ -2,6 +2,7 @@
 
 use super::super::Found;
 use super::super::model::Model;
+use crate::authz::certificate::CertificateSource;
 
 /// `HttpConnectionManager.PathWithEscapedSlashesAction`.
 const ESCAPED_SLASHES: [&str; 5] = [
@@ -72,13 +73,30 @@ pub(super) fn internal_addresses(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn client_certificate_header(model: &Model<'_>, found: &mut Found) {
-    for node in model.checked().filter_map(|manager| manager.node.get("forward_client_cert_details")) {
-        if node.choice(&CLIENT_CERTIFICATE) == Some("ALWAYS_FORWARD_ONLY") {
-            found.at(
-                &node,
-                "a client's own x-forwarded-client-cert reaches the upstream, whether or not it has a certificate",
-            );
-        }
+    for manager in model.checked() {
+        let field = manager.node.get("forward_client_cert_details");
+        let action = field.as_ref().and_then(|node| node.choice(&CLIENT_CERTIFICATE)).unwrap_or("SANITIZE");
+        let is_read = model.expected.certificate == CertificateSource::ForwardedHeader;
+        let asks = manager.asks_for_certificate();
+        let message = match action {
+            // From a gateway, which alone may reach the listener: no file shows that.
+            "ALWAYS_FORWARD_ONLY" if is_read && !asks => continue,
+            "ALWAYS_FORWARD_ONLY" if is_read => {
+                "a client's own x-forwarded-client-cert counts as its certificate (`proxy.client_certificate`)"
+            }
+            "ALWAYS_FORWARD_ONLY" => {
+                "a client's own x-forwarded-client-cert reaches the upstream, whether or not it has a certificate"
+            }
+            _ if !is_read => continue,
+            "SANITIZE_SET" | "FORWARD_ONLY" if asks => continue,
+            "APPEND_FORWARD" if asks => {
+                "a header that arrives is sent with a second certificate, and Doorward refuses such a header"
+            }
+            _ => {
+                "Envoy removes x-forwarded-client-cert here, from which Doorward reads the client's certificate (`proxy.client_certificate`): every token that is bound to one is refused"
+            }
+        };
+        found.at(field.as_ref().unwrap_or(&manager.node), message);
     }
 }
 

@@ -4,6 +4,7 @@ use super::super::Found;
 use super::super::matching::any_matches;
 use super::super::model::{Check, Filter, Manager, Model, Route};
 use super::super::node::Node;
+use super::routes::RULE;
 
 /// The namespace of the MCP filter's metadata.
 const MESSAGE: &str = "envoy.filters.http.mcp";
@@ -91,6 +92,20 @@ pub(super) fn mcp_not_sent(model: &Model<'_>, found: &mut Found) {
             for node in disabled(model, check.manager, filter) {
                 found.at(&node, format!("`{}` is off where a rule with `match.mcp` needs it: every request that the rule may be for is refused", filter.name));
             }
+        }
+    }
+}
+
+pub(super) fn mcp_rule_named(model: &Model<'_>, found: &mut Found) {
+    for check in checks(model) {
+        let routes = model.expected.message_paths.iter().flat_map(|path| check.manager.routes_of(path));
+        let extensions = routes.flat_map(|route| route.settings(check.filter.name));
+        let entries = extensions.filter_map(|settings| settings.get("context_extensions"));
+        for (_, node) in entries.flat_map(|entries| entries.entries()).filter(|(key, _)| *key == RULE) {
+            found.at(
+                &node,
+                "this rule decides whatever the message is: `match.mcp` of the rules for this path is ignored",
+            );
         }
     }
 }

@@ -9,7 +9,7 @@ use super::super::node::Node;
 use crate::authz::answer::look_alikes;
 
 /// The key by which a route names one of Doorward's rules.
-const RULE: &str = "doorward.rule";
+pub(super) const RULE: &str = "doorward.rule";
 
 /// The identity headers of a client that can reach an upstream on a route without a check.
 enum Passes {

@@ -29,13 +29,15 @@ pub(super) fn longest(policy: &Policy, decision: &Decision<'_>, age: Option<Dura
         // The token is about to change.
         Access::Refresh | Access::SignOut(_) => return None,
     };
-    // A proof is valid once, an API key and a sign-in expire, and an introspection response has a cache of its own.
+    // A proof is valid once, an API key and a sign-in expire; an introspection response and a status list have a cache
+    // of their own, whose age would be added to this one's.
     let asked = &policy.authorizer.introspection;
     let may_change = sign_out.is_some()
         || shadowed.is_some()
         || decision.evidence.api_client.is_some()
         || decision.evidence.proof.is_some()
         || rule.require.max_age.is_some()
+        || principal.as_ref().is_some_and(|principal| principal.token().status().is_some())
         || decision
             .evidence
             .issuer
