@@ -113,7 +113,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
     let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
     let issuer = decision.evidence.issuer.as_ref();
     let request_id = request_id(request);
-    let source = request.source.map(tracing::field::display);
+    let source = request.source.address().map(tracing::field::display);
     let shown = issuer.map(tracing::field::display);
     warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
     state.alarm.notify(|| {
@@ -129,7 +129,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
             user_id: token.and_then(|token| token.user_id()).map(str::to_owned),
             token_id: named.map(|target| target.id.to_string()),
             request_id: request_id.map(str::to_owned),
-            source: request.source,
+            source: request.source.address(),
             suppressed,
         }
     });
