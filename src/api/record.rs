@@ -35,7 +35,11 @@ pub(super) fn record(
         refused => ("denied", refused.denial()),
     };
     let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
-    metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
+    if outcome == "allowed" {
+        policy.allowed.count(&metrics.checks, &decision.rule.name);
+    } else {
+        metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
+    }
     metrics.check_duration.observe(took.as_secs_f64());
     match decision.evidence.remembered {
         Some(true) => metrics.token_cache_hits.inc(),
@@ -62,6 +66,7 @@ pub(super) fn record(
     }
     if let Some(traces) = &state.traces {
         let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
+        let traceparent = traceparent.or_else(|| request.header("traceparent").next());
         traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
     }
     log(policy, request, traceparent, decision, None);
