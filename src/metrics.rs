@@ -2,9 +2,10 @@
 //! request.
 
 use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use prometheus::{Encoder, IntCounter, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, Registry, TextEncoder};
 
 use crate::authz::authorizer::ProofResult;
 use crate::authz::denial::Denial;
@@ -115,6 +116,29 @@ pub struct Reading<'a> {
     /// By clock: seconds by which this machine's is ahead of the store's, and an issuer's tokens are ahead of this
     /// machine's.
     pub clock_skew: Vec<(String, f64)>,
+}
+
+/// The counters of allowed requests, one for each rule of a policy: found by the address of the rule's name, so that the
+/// most frequent count neither hashes labels nor takes the lock of their series.
+#[derive(Clone, Default)]
+pub struct AllowedCounters(Arc<[(Arc<str>, OnceLock<IntCounter>)]>);
+
+impl AllowedCounters {
+    #[must_use]
+    pub fn new<'a>(rules: impl Iterator<Item = &'a Arc<str>>) -> Self {
+        let mut counters: Vec<_> = rules.map(|rule| (rule.clone(), OnceLock::new())).collect();
+        counters.sort_by_key(|(rule, _)| rule.as_ptr());
+        Self(counters.into())
+    }
+
+    /// Counts a request that this rule allowed. A series begins with its first count.
+    pub fn count(&self, checks: &IntCounterVec, rule: &Arc<str>) {
+        let series = || checks.with_label_values(&["allowed", "ok", rule]);
+        match self.0.binary_search_by_key(&rule.as_ptr(), |(known, _)| known.as_ptr()) {
+            Ok(at) => self.0[at].1.get_or_init(series).inc(),
+            Err(_) => series().inc(),
+        }
+    }
 }
 
 /// Every control that can be weakened or dropped, with its fallback.

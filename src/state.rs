@@ -24,7 +24,7 @@ use crate::authz::status_list::StatusLists;
 use crate::authz::status_publisher::StatusPublisher;
 use crate::authz::stream_proof::{Proofs, Secret};
 use crate::clock::Steady;
-use crate::metrics::Metrics;
+use crate::metrics::{AllowedCounters, Metrics};
 pub use crate::sources::alarm::Presented;
 use crate::sources::alarm::ReplayAlarm;
 use crate::sources::introspection::Introspectors;
@@ -61,6 +61,8 @@ pub struct Policy {
     pub accept_loss: bool,
     /// The status lists that are published, by issuer.
     pub publishers: Vec<(IssuerName, Arc<StatusPublisher>)>,
+    /// Set when the policy comes into force.
+    pub allowed: AllowedCounters,
 }
 
 impl Policy {
@@ -78,11 +80,13 @@ impl Policy {
         Self { authorizer: self.authorizer.with_keys(name, keys), transmitters, ..self.clone() }
     }
 
-    /// This policy with answers that seal the subjects of streams, and with nonces for DPoP proofs.
+    /// This policy with counters for its rules, with answers that seal the subjects of streams, and with nonces for DPoP
+    /// proofs.
     #[must_use]
-    fn proving(mut self, secrets: &[Secret]) -> Self {
-        let rules = self.authorizer.rules.iter().chain([&*self.authorizer.default_rule]);
-        let proofs = Proofs::new(secrets, rules.map(|rule| rule.name.clone()));
+    fn in_force(mut self, secrets: &[Secret]) -> Self {
+        let rules = || self.authorizer.rules.iter().chain([&*self.authorizer.default_rule]);
+        self.allowed = AllowedCounters::new(rules().map(|rule| &rule.name));
+        let proofs = Proofs::new(secrets, rules().map(|rule| rule.name.clone()));
         self.responder = self.responder.proving(proofs);
         self.authorizer.nonces = Some(Arc::new(Nonces::new(secrets)));
         self
@@ -162,7 +166,7 @@ impl State {
             key_history.follow(&issuer.name, issuer.keys.as_ref());
         }
         Self {
-            policy: ArcSwap::from_pointee(policy.proving(&secrets)),
+            policy: ArcSwap::from_pointee(policy.in_force(&secrets)),
             keys: ArcSwap::default(),
             introspectors: ArcSwap::default(),
             receivers: ArcSwap::default(),
@@ -196,7 +200,7 @@ impl State {
         secrets.retain(|known| *known != secret);
         secrets.insert(0, secret);
         secrets.truncate(MAX_SECRETS);
-        self.policy.rcu(|policy| Policy::clone(policy).proving(&secrets));
+        self.policy.rcu(|policy| Policy::clone(policy).in_force(&secrets));
     }
 
     /// The sources of the keys.
@@ -211,6 +215,10 @@ impl State {
     /// The issuers that answer introspection requests.
     pub fn introspectors(&self) -> Arc<Introspectors> {
         self.introspectors.load_full()
+    }
+
+    pub fn has_introspectors(&self) -> bool {
+        !self.introspectors.load().is_empty()
     }
 
     pub fn set_introspectors(&self, introspectors: Introspectors) {
@@ -245,7 +253,7 @@ impl State {
         self.replica.share_leads(policy.authorizer.leads_of_all_names());
         self.replica.stand_for(&policy.authorizer.issuers, policy.accept_loss);
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.policy.swap(Arc::new(policy.proving(&secrets)));
+        let old = self.policy.swap(Arc::new(policy.in_force(&secrets)));
         drop(secrets);
         self.end_streams_of(&old);
     }

@@ -46,6 +46,8 @@ pub struct Responder {
     payload: Option<PayloadHeader>,
     /// The look-alikes of all names we own, never set.
     look_alikes: Arc<Encoded<Vec<String>>>,
+    /// A bit for each length of them: few other headers are as long.
+    look_alike_lengths: u64,
     errors: ErrorSettings,
     /// Whether challenges name the scheme `DPoP`, too.
     asks_for_dpop: bool,
@@ -157,6 +159,16 @@ impl<'a> Forward<'a> {
         Some((STREAM_RULE, self.responder.proofs.as_ref()?.rule(rule)?))
     }
 
+    /// Whether a header of this name is among [`Self::always_removed`].
+    #[must_use]
+    pub fn always_removes(&self, name: &str) -> bool {
+        let Responder { look_alikes, look_alike_lengths, .. } = self.responder;
+        look_alike_lengths & length_bit(name) != 0
+            && name.bytes().any(|b| matches!(b, b'_' | b'.')) // Each of them has one.
+            && look_alikes.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+    }
+
+    /// In the order of their text.
     #[must_use]
     pub fn always_removed(&self) -> &'a Encoded<Vec<String>> {
         &self.responder.look_alikes
@@ -195,9 +207,20 @@ impl Responder {
         never_set.retain(|name| !settable.contains(&name.as_str()));
         never_set.sort();
         never_set.dedup();
+        let look_alike_lengths = never_set.iter().fold(0, |lengths, name| lengths | length_bit(name));
         let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
-        let (asks_for_dpop, resource, proofs) = (false, None, None);
-        Self { identity, payload, look_alikes, errors, asks_for_dpop, resource, sources, forward_token, proofs }
+        Self {
+            identity,
+            payload,
+            look_alikes,
+            look_alike_lengths,
+            errors,
+            asks_for_dpop: false,
+            resource: None,
+            sources,
+            forward_token,
+            proofs: None,
+        }
     }
 
     /// The same, with challenges that lead clients to the description of the resource.
@@ -339,6 +362,11 @@ impl Responder {
         }
         forward
     }
+}
+
+/// The bit of a name's length; names of more than 63 bytes share one.
+fn length_bit(name: &str) -> u64 {
+    1 << name.len().min(63)
 }
 
 #[cfg(test)]

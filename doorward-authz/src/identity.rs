@@ -260,7 +260,7 @@ fn transaction_of(
     let mut id = [0; 16];
     aws_lc_rs::rand::fill(&mut id).ok()?;
     let mut context = Map::new();
-    context.extend(request.source.map(|source| ("req_ip".to_owned(), json!(source))));
+    context.extend(request.source.address().map(|source| ("req_ip".to_owned(), json!(source))));
     context.extend(token.claims().get("acr").filter(Value::is_string).map(|acr| ("authn".to_owned(), acr)));
     let fields = [
         ("txn", Some(json!(URL_SAFE_NO_PAD.encode(id)))),

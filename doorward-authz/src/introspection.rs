@@ -87,7 +87,7 @@ impl TrustedIssuer {
         self.check_audience(claims)?;
         self.lead.observe(times.issued_at, now);
         // Without a signature the text is not malleable: the token itself is its id.
-        let unnamed = || TargetId::digest(token.as_str().as_bytes());
+        let unnamed = || TargetId::digest(token.as_bytes());
         let text = self.revocable_by_text.then(unnamed);
         self.identify(claims.clone(), unnamed, text, None, times)
     }

@@ -29,12 +29,13 @@ impl<'a> Path<'a> {
     /// Takes a request target (RFC 9112 section 3.2.1); the query and a plain fragment are dropped.
     #[must_use]
     pub fn new(target: &'a str) -> Self {
-        let (before_query, _) = target.split_once('?').unwrap_or((target, ""));
-        let (text, fragment) = before_query.split_once('#').unwrap_or((before_query, ""));
+        let (before_query, _) = parted(target, b'?');
+        let (text, fragment) = parted(before_query, b'#');
         // A server that takes `#` literally must not find a path behind it.
         let plain_fragment = fragment.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'='));
-        let normal = plain_fragment && is_normal(text);
-        let plain = normal && is_plain(text);
+        let simple = plain_fragment && is_simple(text);
+        let normal = simple || plain_fragment && is_normal(text);
+        let plain = simple || normal && is_plain(text);
         let too_odd = !plain && before_query.len() > if normal { MAX_READ } else { MAX_ODD };
         let readings = match normal {
             _ if too_odd => vec![loosest(before_query)],
@@ -74,6 +75,24 @@ impl<'a> Path<'a> {
     pub const fn is_too_odd(&self) -> bool {
         self.too_odd
     }
+}
+
+/// The text before the first `mark`, an ASCII character, and the text after it. For texts as short as paths that is
+/// faster than `split_once`.
+fn parted(text: &str, mark: u8) -> (&str, &str) {
+    text.bytes().position(|b| b == mark).map_or((text, ""), |at| (&text[..at], &text[at + 1..]))
+}
+
+/// Whether a path is segments of small letters, digits, `-` and `_`, as most are: such a path is normal and plain, which
+/// takes longer to find out.
+fn is_simple(path: &str) -> bool {
+    let Some(relative) = path.strip_prefix('/') else { return false };
+    let mut before = b'/';
+    let fits = relative.bytes().all(|b| {
+        let starts_segment = std::mem::replace(&mut before, b) == b'/';
+        matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_') || b == b'/' && !starts_segment
+    });
+    fits && before != b'/'
 }
 
 /// Whether a normal path has only one reading: no escapes, no capitals, no trailing characters.
@@ -238,6 +257,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn simple_paths_are_normal_and_plain(path in "[/a-c0._%A~-]{0,8}") {
+            prop_assert!(!is_simple(&path) || is_normal(&path) && is_plain(&path));
+        }
+
         #[test]
         fn any_target_has_a_reading_without_dots(target in "\\PC{0,60}|[/.%;\\\\2efcEF5?#a]{0,60}") {
             let path = Path::new(&target);

@@ -1,6 +1,6 @@
 //! Rules: the policy of a request. The first match wins; a request without a match is protected.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, SocketAddr};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,8 +30,8 @@ pub struct RequestView<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
     /// The rule that Envoy's route names (`context_extensions: {doorward.rule: NAME}`).
     pub rule: Option<&'a str>,
-    /// The client's address from the proxy; not used for decisions.
-    pub source: Option<IpAddr>,
+    /// The client, as the proxy names it; not used for decisions.
+    pub source: Source<'a>,
     /// The certificate of the proxy's client in PEM, percent-encoded (`source.certificate` of Check); empty without
     /// one.
     pub certificate: &'a str,
@@ -49,7 +49,7 @@ impl<'a> RequestView<'a> {
         scheme: "",
         headers: &[],
         rule: None,
-        source: None,
+        source: Source(b""),
         certificate: "",
         mcp: None,
     };
@@ -62,6 +62,19 @@ impl<'a> RequestView<'a> {
 
     pub fn header(&self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.headers.iter().filter(move |(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+}
+
+/// A client's address in the proxy's words, read when it is needed: few decisions do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Source<'a>(pub &'a [u8]);
+
+impl Source<'_> {
+    /// With a port or without; `None` for other text.
+    #[must_use]
+    pub fn address(self) -> Option<IpAddr> {
+        let text = std::str::from_utf8(self.0).ok()?;
+        text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| text.parse()).ok()
     }
 }
 
@@ -455,6 +468,20 @@ mod tests {
         }
         for bad in ["", "*", "*.", "a..b", ".a", "a/b", "*.*.a", "a:80", "[x]"] {
             assert_eq!(HostPattern::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_have_its_port() {
+        for (text, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1:80", Some("192.0.2.1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("/run/client.sock", None),
+            ("", None),
+        ] {
+            assert_eq!(Source(text.as_bytes()).address(), expected.map(|text| text.parse().unwrap()), "{text}");
         }
     }
 }

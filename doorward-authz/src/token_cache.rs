@@ -20,7 +20,7 @@ use super::token::{BearerToken, TrustedIssuer, VerifiedToken, allocated};
 /// The verified tokens of one configuration.
 pub struct TokenCache {
     /// `None`: no cache.
-    tokens: Option<Cache<Box<str>, Remembered, Weight>>,
+    tokens: Option<Cache<Box<[u8]>, Remembered, Weight>>,
 }
 
 /// The capacity of the cache.
@@ -63,7 +63,7 @@ impl TokenCache {
         bearer: BearerToken<'_>,
         issuers: &'a [Arc<TrustedIssuer>],
     ) -> Option<(&'a Arc<TrustedIssuer>, VerifiedToken)> {
-        let Remembered { token, issuer } = self.tokens.as_ref()?.get(bearer.as_str())?;
+        let Remembered { token, issuer } = self.tokens.as_ref()?.get(bearer.as_bytes())?;
         let by = issuers.iter().find(|known| std::ptr::eq(Arc::as_ptr(known), issuer.as_ptr()))?;
         Some((by, token))
     }
@@ -72,7 +72,7 @@ impl TokenCache {
     pub fn remember(&self, bearer: BearerToken<'_>, issuer: &Arc<TrustedIssuer>, token: &VerifiedToken) {
         if let Some(tokens) = &self.tokens {
             let remembered = Remembered { token: token.clone(), issuer: Arc::downgrade(issuer) };
-            tokens.insert(bearer.as_str().into(), remembered);
+            tokens.insert(bearer.as_bytes().into(), remembered);
         }
     }
 
@@ -107,8 +107,8 @@ struct Weight {
 /// the reference counts.
 const OVERHEAD: usize = 192;
 
-impl Weighter<Box<str>, Remembered> for Weight {
-    fn weight(&self, text: &Box<str>, remembered: &Remembered) -> u64 {
+impl Weighter<Box<[u8]>, Remembered> for Weight {
+    fn weight(&self, text: &Box<[u8]>, remembered: &Remembered) -> u64 {
         ((OVERHEAD + allocated(text.len()) + remembered.token.bytes()) as u64).max(self.least)
     }
 }

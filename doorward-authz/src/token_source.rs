@@ -36,7 +36,7 @@ pub(super) const WEBSOCKET_PROTOCOL: &str = "sec-websocket-protocol";
 /// A token found in a request.
 #[derive(Clone, Debug)]
 pub struct FoundToken<'a> {
-    text: Cow<'a, str>,
+    text: Cow<'a, [u8]>,
     scheme: Scheme,
 }
 
@@ -83,7 +83,7 @@ impl<'a> Found<'a> {
         self.first.iter().chain(&self.others)
     }
 
-    fn take(&mut self, text: Cow<'a, str>, scheme: Scheme) {
+    fn take(&mut self, text: Cow<'a, [u8]>, scheme: Scheme) {
         let token = FoundToken { text, scheme };
         if self.first.is_none() {
             self.first = Some(token);
@@ -102,7 +102,7 @@ impl<'a> Found<'a> {
             return;
         }
         match BearerToken::parse(value, max_bytes) {
-            Ok(token) => self.take(Cow::Borrowed(token.as_str()), Scheme::Unsaid),
+            Ok(token) => self.take(Cow::Borrowed(token.as_bytes()), Scheme::Unsaid),
             Err(denial) => self.refuse(denial),
         }
     }
@@ -190,22 +190,23 @@ impl TokenSettings {
     /// Finds the token of an `Authorization` field. More than one field with one token is refused if a token must be
     /// valid; each is found nevertheless, for rules that sign out or in.
     fn find_credentials<'a>(&self, request: &RequestView<'a>, name: &str, scheme: &str, found: &mut Found<'a>) {
-        let fields = || request.header(name);
-        if fields().nth(1).is_some() && !fields().all(is_emptied) {
+        let mut fields = request.header(name);
+        let (first, second) = (fields.next(), fields.next());
+        if second.is_some() && !request.header(name).all(is_emptied) {
             found.refuse(Denial::MultipleTokens); // RFC 9110 section 5.3: not a list field.
         }
-        for field in fields() {
+        for field in first.into_iter().chain(second).chain(fields) {
             match self.credentials(field, scheme) {
                 Ok(token) => {
                     if let Some((token, kind)) = token {
-                        found.take(Cow::Borrowed(token.as_str()), kind);
+                        found.take(Cow::Borrowed(token.as_bytes()), kind);
                     }
                 }
                 Err(denial) => {
                     found.refuse(denial);
                     for (scheme, kind) in schemes(scheme) {
                         for token in BearerToken::all_in(field, scheme, self.max_bytes) {
-                            found.take(Cow::Borrowed(token.as_str()), kind);
+                            found.take(Cow::Borrowed(token.as_bytes()), kind);
                         }
                     }
                 }
@@ -245,7 +246,7 @@ impl TokenSettings {
             return;
         }
         match BearerToken::parse(&whole, self.max_bytes) {
-            Ok(token) => found.take(Cow::Owned(token.as_str().to_owned()), Scheme::Unsaid),
+            Ok(token) => found.take(Cow::Owned(token.as_bytes().to_owned()), Scheme::Unsaid),
             Err(denial) => found.refuse(denial),
         }
     }

@@ -185,8 +185,7 @@ impl<'a> Deciding<'a> {
         tests::panic_if_asked(request, "answer");
         let answer = read(self, decision);
         if !only_asked {
-            let traceparent = caller.traceparent.or_else(|| request.header("traceparent").next());
-            record(state, &self.policy, request, traceparent, decision, started.elapsed());
+            record(state, &self.policy, request, caller.traceparent, decision, started.elapsed());
         }
         answer
     }

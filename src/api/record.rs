@@ -35,7 +35,11 @@ pub(super) fn record(
         refused => ("denied", refused.denial()),
     };
     let reason = if outcome == "denied" { denial.map_or("ok", Denial::label) } else { "ok" };
-    metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
+    if outcome == "allowed" {
+        policy.allowed.count(&metrics.checks, &decision.rule.name);
+    } else {
+        metrics.checks.with_label_values(&[outcome, reason, rule]).inc();
+    }
     metrics.check_duration.observe(took.as_secs_f64());
     match decision.evidence.remembered {
         Some(true) => metrics.token_cache_hits.inc(),
@@ -62,6 +66,7 @@ pub(super) fn record(
     }
     if let Some(traces) = &state.traces {
         let issuer = decision.evidence.issuer.as_ref().map(IssuerName::as_str);
+        let traceparent = traceparent.or_else(|| request.header("traceparent").next());
         traces.record(traceparent, &traces::Decided { decision: outcome, reason, rule, issuer, took });
     }
     log(policy, request, traceparent, decision, None);
@@ -113,7 +118,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
     let (kind, origin, rule) = (hit.kind.as_str(), hit.origin.as_str(), &*decision.rule.name);
     let issuer = decision.evidence.issuer.as_ref();
     let request_id = request_id(request);
-    let source = request.source.map(tracing::field::display);
+    let source = request.source.address().map(tracing::field::display);
     let shown = issuer.map(tracing::field::display);
     warn!(kind, origin, rule, issuer = shown, request_id, source, suppressed, "revoked token presented");
     state.alarm.notify(|| {
@@ -129,7 +134,7 @@ fn sound_alarm(state: &State, request: &RequestView<'_>, decision: &Decision<'_>
             user_id: token.and_then(|token| token.user_id()).map(str::to_owned),
             token_id: named.map(|target| target.id.to_string()),
             request_id: request_id.map(str::to_owned),
-            source: request.source,
+            source: request.source.address(),
             suppressed,
         }
     });

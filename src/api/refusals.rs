@@ -46,7 +46,7 @@ pub(super) fn note(
     let now = clock::now();
     let checks = bounded(&explain::checks(policy, request, decision, Some(denial), now));
     let detail = evidence.detail.as_deref().map(|detail| cut(detail).into());
-    let (request_id, source) = (request_id.map(Into::into), request.source);
+    let (request_id, source) = (request_id.map(Into::into), request.source.address());
     state.refusals.keep(Refusal { id: 0, at: now, kind, detail, request_id, source, checks });
 }
 

@@ -9,7 +9,7 @@ use prometheus::IntCounterVec;
 use crate::authz::claims::IssuerName;
 use crate::clock;
 use crate::config::{self, Config, IssuerConfig, KeySource, Store};
-use crate::metrics::Metrics;
+use crate::metrics::{AllowedCounters, Metrics};
 use crate::sources::alarm::{AlarmSettings, ReplayAlarm, Webhook, WebhookSender};
 use crate::sources::introspection::{IntrospectionSettings, Introspector, Introspectors};
 use crate::sources::jwks::KeySettings;
@@ -58,6 +58,7 @@ pub fn policy(config: &Config) -> Policy {
         kept_answers: config.kept_answers,
         accept_loss: config.revocation.accept_loss,
         publishers,
+        allowed: AllowedCounters::default(),
     }
 }
 

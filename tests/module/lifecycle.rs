@@ -422,6 +422,7 @@ fn the_library_exports_hooks_alone_and_imports_no_allocator() {
         [
             "get_most_specific_route_config",
             "http_add_dynamic_metadata_list_string",
+            "http_add_header",
             "http_clear_route_cache",
             "http_filter_continue_decoding",
             "http_filter_get_attribute_string",

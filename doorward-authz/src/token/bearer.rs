@@ -7,7 +7,7 @@ use crate::token_source::is_emptied;
 
 /// The credentials of a request (RFC 6750 section 2.1, `b64token`), not parsed.
 #[derive(Clone, Copy, Eq, PartialEq)]
-pub struct BearerToken<'a>(&'a str);
+pub struct BearerToken<'a>(&'a [u8]);
 
 impl<'a> BearerToken<'a> {
     /// Accepts the token of a request; `MalformedToken` unless it is a `b64token` of at most `max_bytes`.
@@ -15,11 +15,11 @@ impl<'a> BearerToken<'a> {
         let body = value.iter().rposition(|b| *b != b'=').map_or(0, |last| last + 1);
         // Without an early return the compiler compares many bytes at once: a token is long, and mostly
         // valid.
-        let foreign = value[..body].iter().fold(0, |foreign, b| foreign | u8::from(!is_allowed(*b)));
-        if body == 0 || value.len() > max_bytes || foreign != 0 {
+        let fits = value[..body].iter().fold(true, |fits, b| fits & is_allowed(*b));
+        if body == 0 || value.len() > max_bytes || !fits {
             return Err(Denial::MalformedToken);
         }
-        std::str::from_utf8(value).map(Self).map_err(|_| Denial::MalformedToken)
+        Ok(Self(value))
     }
 
     /// Takes the token out of a header field such as `Bearer <token>` (RFC 9110 section 11.4; the scheme is
@@ -54,13 +54,19 @@ impl<'a> BearerToken<'a> {
     }
 
     /// Wraps text that [`Self::parse`] accepted.
-    pub(crate) const fn of_checked(text: &'a str) -> Self {
+    pub(crate) const fn of_checked(text: &'a [u8]) -> Self {
         Self(text)
     }
 
     #[must_use]
-    pub const fn as_str(self) -> &'a str {
+    pub const fn as_bytes(self) -> &'a [u8] {
         self.0
+    }
+
+    /// The token as text; a token that was verified before is compared by its bytes, and never read as text.
+    #[must_use]
+    pub fn as_str(self) -> &'a str {
+        std::str::from_utf8(self.0).unwrap_or_default() // All of it is ASCII.
     }
 }
 
@@ -74,13 +80,10 @@ impl fmt::Debug for BearerToken<'_> {
 #[expect(clippy::needless_bitwise_bool, reason = "without branches, for the same reason")]
 const fn is_allowed(b: u8) -> bool {
     ((b | 0x20).wrapping_sub(b'a') < 26)
-        | (b.wrapping_sub(b'0') < 10)
-        | (b == b'-')
-        | (b == b'.')
+        | (b.wrapping_sub(b'-') < 13) // `-`, `.`, `/` and the digits, which are neighbours.
         | (b == b'_')
         | (b == b'~')
         | (b == b'+')
-        | (b == b'/')
 }
 
 /// The text after the scheme and its spaces; other white space stays and makes the token invalid.
@@ -91,4 +94,16 @@ fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
         return None;
     }
     Some(tail.iter().position(|b| *b != b' ').map_or(&[][..], |start| &tail[start..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_characters_are_those_of_the_standard() {
+        for b in 0..=u8::MAX {
+            assert_eq!(is_allowed(b), b.is_ascii_alphanumeric() || b"-._~+/".contains(&b), "{b:#x}");
+        }
+    }
 }

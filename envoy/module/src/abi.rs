@@ -88,6 +88,8 @@ mod callback {
         pub fn header(filter: *mut c_void, kind: u32, name: Buffer, value: *mut Buffer, index: usize, count: *mut usize) -> bool;
         #[link_name = "envoy_dynamic_module_callback_http_set_header"]
         pub fn set_header(filter: *mut c_void, kind: u32, name: Buffer, value: Buffer) -> bool;
+        #[link_name = "envoy_dynamic_module_callback_http_add_header"]
+        pub fn add_header(filter: *mut c_void, kind: u32, name: Buffer, value: Buffer) -> bool;
         #[link_name = "envoy_dynamic_module_callback_http_send_response"]
         pub fn send_response(filter: *mut c_void, status: u32, fields: *mut Field, count: usize, body: Buffer, details: Buffer);
         #[link_name = "envoy_dynamic_module_callback_http_filter_continue_decoding"]
@@ -149,16 +151,18 @@ impl<'a> Stream<'a> {
         if count > most {
             return Err(Unreadable::TooMany);
         }
-        let mut fields = vec![Field { name: Buffer::NONE, value: Buffer::NONE }; count];
+        let mut fields = Vec::<Field>::with_capacity(count);
         // SAFETY: as above; the buffer has room for the number that Envoy returned.
         let read = unsafe { callback::headers(self.filter(), Headers::Request as u32, fields.as_mut_ptr()) };
         if !read {
             return Err(Unreadable::Missing);
         }
+        // SAFETY: Envoy has written that number.
+        unsafe { fields.set_len(count) };
         let field = |field: Field| {
             // SAFETY: the buffers live until a setter is called, which needs the stream mutably.
             let (name, value) = unsafe { (field.name.bytes(), field.value.bytes()) };
-            Ok((std::str::from_utf8(name).map_err(|_| Unreadable::Name)?, value))
+            Ok((text(name)?, value))
         };
         fields.into_iter().map(field).collect()
     }
@@ -198,6 +202,14 @@ impl<'a> Stream<'a> {
         let value = value.map_or(Buffer::NONE, Buffer::new);
         // SAFETY: the filter is valid in its hook; Envoy copies name and value.
         unsafe { callback::set_header(self.filter(), kind as u32, Buffer::new(name), value) };
+    }
+
+    /// Adds a field of the request, which has none of this name. Unlike [`Self::set_header`], Envoy searches for no
+    /// other one.
+    pub fn add_header(&mut self, name: &[u8], value: &[u8]) {
+        let (name, value) = (Buffer::new(name), Buffer::new(value));
+        // SAFETY: the filter is valid in its hook; Envoy copies name and value.
+        unsafe { callback::add_header(self.filter(), Headers::Request as u32, name, value) };
     }
 
     pub fn clear_route_cache(&mut self) {
@@ -264,6 +276,15 @@ impl<'a> Stream<'a> {
         // SAFETY: the filter is valid in its hook, and not used after; Envoy copies the details.
         unsafe { callback::reset_stream(self.filter(), LOCAL_RESET, Buffer::new(details.as_bytes())) };
     }
+}
+
+/// A name: nearly always ASCII, which is found out much faster than UTF-8.
+fn text(name: &[u8]) -> Result<&str, Unreadable> {
+    if name.is_ascii() {
+        // SAFETY: ASCII is UTF-8.
+        return Ok(unsafe { std::str::from_utf8_unchecked(name) });
+    }
+    std::str::from_utf8(name).map_err(|_| Unreadable::Name)
 }
 
 /// Why the fields of a request cannot be used.
@@ -350,6 +371,8 @@ mod tests {
             stream.set_header(Headers::Request, name.as_bytes(), Some(value));
         }
         stream.set_header(Headers::Request, b"x-user-id", None);
+        stream.add_header(b"x-added", b"yes");
+        assert_eq!(stream.header(Headers::Request, "x-added"), Some(&b"yes"[..]));
         stream.set_filter_state("doorward", b"{}");
         stream.set_metadata_text("doorward", "rule", "health");
         stream.set_metadata_number("doorward", "expires_at", 7.0);

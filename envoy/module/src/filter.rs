@@ -57,30 +57,31 @@ impl Filter {
     /// Decides a request whose head has arrived; `rule`: the name from its route.
     pub fn request_headers(&self, stream: Stream<'_>, rule: Option<&str>, is_whole: bool) -> Status {
         let Some(engine) = self.config.engine() else { return refuse_broken(stream) };
-        self.lasts.set(!is_whole && stream.header(Headers::Request, "content-length").is_none());
-        match self.decide(engine, &stream, rule) {
+        match self.decide(engine, &stream, rule, is_whole) {
             Decided::Now(plan) => self.carry_out(engine, plan, stream, false),
             Decided::Later => Status::StopAllIterationAndWatermark,
             Decided::Never => refuse_broken(stream),
         }
     }
 
-    fn decide(&self, engine: &Hosted, stream: &Stream<'_>, rule: Option<&str>) -> Decided {
+    fn decide(&self, engine: &Hosted, stream: &Stream<'_>, rule: Option<&str>, is_whole: bool) -> Decided {
         let (state, facts) = (engine.state(), self.config.facts);
-        let is_grpc = stream.header(Headers::Request, "content-type").is_some_and(is_grpc);
-        let put = move |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
-            Plan::new(responder, decision, request, Form { facts, is_grpc })
-        };
         let headers = stream.headers(engine.limits().request_headers);
         let request = headers.as_deref().map_err(|unreadable| detail(*unreadable));
         let request = match request.and_then(|headers| Request::read(headers, rule, stream.source_address())) {
             Ok(request) => request,
             Err(detail) => {
                 let flaw = Flaw { detail, request: &RequestView::NOTHING };
+                let is_grpc = || stream.header(Headers::Request, "content-type").is_some_and(is_grpc);
+                let put = |responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>| {
+                    Plan::new(responder, decision, request, Form { facts, is_grpc })
+                };
                 return Decided::Now(refuse(state, Denial::BadRequest, Some(flaw), put));
             }
         };
         let view = request.view();
+        let put = planned(facts, view);
+        self.lasts.set(!is_whole && view.header("content-length").next().is_none());
         let query = Query::new(state, &view);
         let in_turn = !budget::is_left(query.started());
         let refused_anew = Cell::new(false);
@@ -103,7 +104,8 @@ impl Filter {
             let headers = request.headers();
             let view = request.view(&headers);
             let query = Query::new(&state, &view);
-            let plan = decide(if in_turn { query.verified_in_turn() } else { query }, put).await;
+            let query = if in_turn { query.verified_in_turn() } else { query };
+            let plan = decide(query, planned(facts, view)).await;
             answer.with(plan);
         });
         Decided::Later
@@ -112,7 +114,7 @@ impl Filter {
     /// Applies a plan; `is_parked`: the request was stopped before.
     fn carry_out(&self, engine: &Hosted, plan: Plan, mut stream: Stream<'_>, is_parked: bool) -> Status {
         let is_changed = plan.edits();
-        match plan.apply(&mut stream, &self.config.namespace) {
+        match plan.apply(&mut stream, &self.config.namespace, is_parked) {
             Then::Continue { response, subject } => {
                 self.response.set(response);
                 if self.config.ends_streams {
@@ -159,6 +161,8 @@ impl Filter {
             }
         }
         let Some(engine) = self.config.engine().filter(|_| !is_whole) else { return };
+        let Some(subject) = self.subject.take() else { return };
+        self.subject.set(Some(subject));
         let length = stream.header(Headers::Response, "content-length");
         let length = length.and_then(|text| std::str::from_utf8(text).ok()?.parse::<u64>().ok());
         if length.is_none_or(|length| length > SHORT) {
@@ -219,6 +223,15 @@ impl Drop for Filter {
         self.leave();
         crate::faults::meet("drop");
     }
+}
+
+/// Plans the decision on a request, or its refusal when the decision fails: also for that the client's protocol counts.
+fn planned(
+    facts: Facts,
+    asked: RequestView<'_>,
+) -> impl Fn(&Responder, &Decision<'_>, &RequestView<'_>) -> Plan + Copy {
+    let is_grpc = move || asked.header("content-type").next().is_some_and(is_grpc);
+    move |responder, decision, request| Plan::new(responder, decision, request, Form { facts, is_grpc })
 }
 
 enum Decided {

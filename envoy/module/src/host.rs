@@ -130,6 +130,13 @@ callbacks! {
         }
         true
     }
+    envoy_dynamic_module_callback_http_add_header(filter: *mut c_void, kind: u32, name: Buffer, value: Buffer) -> bool {
+        let host = host(filter);
+        let (name, value) = (text(name), value.bytes().to_vec());
+        host.take_back();
+        host.headers(kind).borrow_mut().push((name, value));
+        true
+    }
     envoy_dynamic_module_callback_http_send_response(
         filter: *mut c_void, status: u32, fields: *mut [Buffer; 2], count: usize, body: Buffer, details: Buffer
     ) {

@@ -5,6 +5,7 @@
 //! filter   one stream: read the request, decide, apply or wait; end it when its token is revoked
 //! request  the request as the decision reads it
 //! plan     a decision as edits of the stream, owned
+//! edits    edits of the request's headers
 //! slot     where an answer from the engine's thread meets its stream
 //! config   the filter's configuration, and the engines of the process
 //! abi      Envoy's binary interface, and the only wrappers of it
@@ -31,6 +32,7 @@
 mod abi;
 mod budget;
 mod config;
+mod edits;
 mod faults;
 mod filter;
 #[expect(unsafe_code, reason = "the functions that Envoy calls")]

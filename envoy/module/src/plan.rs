@@ -3,6 +3,8 @@
 //! A setter frees the values of getters, and a decision is recorded with the values that it read. So a plan owns its
 //! data.
 
+use std::borrow::Cow;
+
 use doorward::api::check::write_struct;
 use doorward::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token, without_query};
 use doorward::authz::authorizer::{Decision, Outcome};
@@ -12,6 +14,7 @@ use doorward::authz::token::VerifiedToken;
 
 use crate::abi::{Headers, MetadataSetter, Stream};
 use crate::config::Facts;
+use crate::edits::{Edit, Edits, Present};
 
 /// The effect on a stream.
 pub struct Plan {
@@ -53,61 +56,62 @@ enum Value {
     Texts(Vec<String>),
 }
 
-/// The form of a plan: the filter's setting, and whether the client uses gRPC.
-#[derive(Clone, Copy)]
-pub struct Form {
+/// The form of a plan: the filter's setting, and whether the client uses gRPC, which only a refusal asks.
+pub struct Form<G> {
     pub facts: Facts,
-    pub is_grpc: bool,
+    pub is_grpc: G,
 }
 
-/// The bytes of most edits, and of most facts.
-const USUAL: usize = 512;
+/// The bytes of most facts of a decision, without those of its token.
+const USUAL: usize = 128;
 
 impl Plan {
     /// The plan for a decision. Pure: the request stays as it was.
-    pub fn new(responder: &Responder, decision: &Decision<'_>, request: &RequestView<'_>, form: Form) -> Self {
+    pub fn new(
+        responder: &Responder,
+        decision: &Decision<'_>,
+        request: &RequestView<'_>,
+        form: Form<impl FnOnce() -> bool>,
+    ) -> Self {
         match responder.answer(decision, request) {
-            Answer::Forward(forward) => Self::forward(decision, &forward, request, form),
+            Answer::Forward(forward) => Self::forward(decision, &forward, request, form.facts),
             Answer::Respond(mut answer) => {
                 let reason = decision.outcome.denial().map_or("signed_out", Denial::label);
-                if form.is_grpc {
+                if (form.is_grpc)() {
                     let status = answer.grpc_status().to_owned();
                     answer.headers.push(("grpc-status", status)); // Without it Envoy sends 0, which is success.
                 }
-                let facts = published_facts(decision, form.facts, |facts| of_token(decision, facts));
+                let facts = published_facts(decision, form.facts, |facts| of_token(decision, facts).into());
                 let then = Then::Respond { answer, details: format!("doorward_{reason}") };
                 Self { edits: Edits::default(), facts, then }
             }
         }
     }
 
-    fn forward(decision: &Decision<'_>, forward: &Forward<'_>, request: &RequestView<'_>, form: Form) -> Self {
-        let mut edits = Edits(Vec::with_capacity(USUAL));
+    fn forward(decision: &Decision<'_>, forward: &Forward<'_>, request: &RequestView<'_>, form: Facts) -> Self {
+        let present = Present::of(request);
+        let mut edits = Edits::default();
         for (name, value) in &forward.set {
-            edits.set(name, value);
+            edits.set_in(&present, name, value);
         }
-        forward.remove.iter().for_each(|name| edits.remove_from(request, name));
+        forward.remove.iter().for_each(|name| edits.remove_from(&present, name));
         if !forward.remove_query.is_empty() {
-            edits.set(":path", &without_query(request.target, &forward.remove_query));
+            edits.set_in(&present, ":path", &without_query(request.target, &forward.remove_query));
         }
-        // Sorted, and each has one of these characters, which are rare in header names.
-        let look_alikes = forward.always_removed();
-        for (name, _) in request.headers.iter().filter(|(name, _)| name.contains(['_', '.'])) {
-            if look_alikes.binary_search_by(|known| known.as_str().cmp(name)).is_ok() {
-                edits.remove(name);
-            }
+        for (name, _) in request.headers.iter().filter(|(name, _)| forward.always_removes(name)) {
+            edits.remove(name);
         }
-        let facts = if let Some(kept) = forward.kept(|| CachedFields::write(decision, forward, form.facts)) {
+        let facts = if let Some(kept) = forward.kept(|| CachedFields::write(decision, forward, form)) {
             let kept = CachedFields(kept);
-            edits.0.extend_from_slice(kept.edits());
-            published_facts(decision, form.facts, |facts| {
-                kept.facts(facts).map_or_else(|| of_token(decision, facts), <[u8]>::to_vec)
+            edits.put_all_in(&present, kept.edits());
+            published_facts(decision, form, |facts| {
+                kept.facts(facts).map_or_else(|| of_token(decision, facts).into(), Cow::Borrowed)
             })
         } else {
             let identity = forward.identity();
-            identity.set.iter().for_each(|(name, value)| edits.set(name, value));
-            identity.remove.iter().for_each(|name| edits.remove_from(request, name));
-            published_facts(decision, form.facts, |facts| of_token(decision, facts))
+            identity.set.iter().for_each(|(name, value)| edits.set_in(&present, name, value));
+            identity.remove.iter().for_each(|name| edits.remove_from(&present, name));
+            published_facts(decision, form, |facts| of_token(decision, facts).into())
         };
         let response = forward.response.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let principal = match &decision.outcome {
@@ -129,11 +133,12 @@ impl Plan {
 
     /// Whether the request is changed.
     pub fn edits(&self) -> bool {
-        !self.edits.0.is_empty()
+        !self.edits.is_empty()
     }
 
-    /// Applies the edits and writes the facts; the caller does the rest.
-    pub fn apply(self, stream: &mut Stream<'_>, namespace: &str) -> Then {
+    /// Applies the edits and writes the facts; the caller does the rest. `is_parked`: the request was read a while ago,
+    /// so another filter may have added what it did not have.
+    pub fn apply(self, stream: &mut Stream<'_>, namespace: &str, is_parked: bool) -> Then {
         match &self.facts {
             PublishedFacts::Nothing => {}
             PublishedFacts::FilterState(text) => stream.set_filter_state(namespace, text),
@@ -152,8 +157,12 @@ impl Plan {
                 }
             }
         }
-        for (name, value) in self.edits.iter() {
-            stream.set_header(Headers::Request, name, value);
+        for (name, edit) in self.edits.iter() {
+            match edit {
+                Edit::Add(value) if !is_parked => stream.add_header(name, value),
+                Edit::Add(value) | Edit::Set(value) => stream.set_header(Headers::Request, name, Some(value)),
+                Edit::Remove => stream.set_header(Headers::Request, name, None),
+            }
         }
         self.then
     }
@@ -167,21 +176,27 @@ pub const BROKEN_BODY: &str = "{\"error\":\"temporarily_unavailable\"}";
 pub const BROKEN_DETAILS: &str = "doorward_internal_error";
 
 /// The facts of a decision, with those of its token in the same form.
-fn published_facts(decision: &Decision<'_>, form: Facts, of_token: impl FnOnce(Facts) -> Vec<u8>) -> PublishedFacts {
+fn published_facts<'a>(
+    decision: &Decision<'_>,
+    form: Facts,
+    of_token: impl FnOnce(Facts) -> Cow<'a, [u8]>,
+) -> PublishedFacts {
     match form {
         Facts::None => PublishedFacts::Nothing,
         Facts::FilterState => {
-            let mut text = Vec::with_capacity(USUAL);
+            let of_token = of_token(form);
+            let mut text = Vec::with_capacity(USUAL + of_token.len());
             members(&mut text, facts_of(decision));
-            text.extend(of_token(form));
+            text.extend_from_slice(&of_token);
             text[0] = b'{'; // In the place of the first comma: there are always facts.
             text.push(b'}');
             PublishedFacts::FilterState(text)
         }
         Facts::Struct(setter) => {
-            let mut fields = Vec::with_capacity(USUAL);
+            let of_token = of_token(form);
+            let mut fields = Vec::with_capacity(USUAL + of_token.len());
             write_struct(&mut fields, facts_of(decision));
-            fields.extend(of_token(form));
+            fields.extend_from_slice(&of_token);
             PublishedFacts::Struct(setter, fields)
         }
         Facts::Keys => {
@@ -211,6 +226,13 @@ fn members<'a>(text: &mut Vec<u8>, facts: impl IntoIterator<Item = (&'static str
         text.extend_from_slice(name.as_bytes());
         text.extend_from_slice(b"\":");
         let written = match &fact {
+            // Nearly always.
+            Fact::Text(value) if value.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') => {
+                text.push(b'"');
+                text.extend_from_slice(value.as_bytes());
+                text.push(b'"');
+                Ok(())
+            }
             Fact::Text(value) => serde_json::to_writer(&mut *text, value),
             Fact::Seconds(value) => serde_json::to_writer(&mut *text, value),
             Fact::Texts(values) => serde_json::to_writer(&mut *text, values),
@@ -239,15 +261,13 @@ const HEAD: usize = 5;
 
 impl<'a> CachedFields<'a> {
     fn write(decision: &Decision<'_>, forward: &Forward<'_>, facts: Facts) -> Box<[u8]> {
-        let mut edits = Edits(vec![facts.tag(), 0, 0, 0, 0]);
+        let mut edits = Edits::default();
         let identity = forward.identity();
         identity.set.iter().for_each(|(name, value)| edits.set(name, value));
         identity.remove.iter().for_each(|name| edits.remove(name));
-        let mut bytes = edits.0;
-        let length = u32::try_from(bytes.len() - HEAD).unwrap_or(u32::MAX);
-        bytes[1..HEAD].copy_from_slice(&length.to_le_bytes());
-        bytes.extend(of_token(decision, facts));
-        bytes.into()
+        let edits = edits.as_bytes();
+        let length = u32::try_from(edits.len()).unwrap_or(u32::MAX).to_le_bytes();
+        [&[facts.tag()], &length[..], edits, &of_token(decision, facts)].concat().into()
     }
 
     fn split(&self) -> (u8, &'a [u8], &'a [u8]) {
@@ -267,74 +287,9 @@ impl<'a> CachedFields<'a> {
     }
 }
 
-/// Headers to set and to remove: for each the lengths of name and value, name, value.
-#[derive(Default)]
-struct Edits(Vec<u8>);
-
-/// Instead of the length of a value: the header is removed.
-const REMOVED: u32 = u32::MAX;
-
-impl Edits {
-    fn set(&mut self, name: &str, value: &str) {
-        self.put(name, length(value));
-        self.0.extend_from_slice(value.as_bytes());
-    }
-
-    fn remove(&mut self, name: &str) {
-        self.put(name, REMOVED);
-    }
-
-    /// Removes a header if the request has it.
-    fn remove_from(&mut self, request: &RequestView<'_>, name: &str) {
-        if request.header(name).next().is_some() {
-            self.remove(name);
-        }
-    }
-
-    fn put(&mut self, name: &str, value: u32) {
-        self.0.extend_from_slice(&length(name).to_le_bytes());
-        self.0.extend_from_slice(&value.to_le_bytes());
-        self.0.extend_from_slice(name.as_bytes());
-    }
-
-    /// The name of each header, and its value if it is set.
-    fn iter(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-        let mut rest = &*self.0;
-        std::iter::from_fn(move || {
-            let (name, value) = (number(&mut rest)?, number(&mut rest)?);
-            let name = rest.split_off(..name as usize)?;
-            let value = if value == REMOVED { None } else { Some(rest.split_off(..value as usize)?) };
-            Some((name, value))
-        })
-    }
-}
-
-/// Names and values come from one request and one configuration: they are far smaller than four gigabytes.
-fn length(text: &str) -> u32 {
-    u32::try_from(text.len()).unwrap_or(0)
-}
-
-fn number(bytes: &mut &[u8]) -> Option<u32> {
-    let (number, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    Some(u32::from_le_bytes(*number))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn edits_are_read_as_they_were_written() {
-        let mut edits = Edits::default();
-        edits.set("x-user-id", "anna");
-        edits.remove("x_user_id");
-        edits.set("x-empty", "");
-        let read: Vec<_> = edits.iter().collect();
-        let expected: [(&[u8], Option<&[u8]>); 3] =
-            [(b"x-user-id", Some(b"anna")), (b"x_user_id", None), (b"x-empty", Some(b""))];
-        assert_eq!(read, expected);
-    }
 
     /// Under Miri as well: a plan with the texts of the request is applied while the host frees them.
     #[test]
@@ -346,20 +301,40 @@ mod tests {
             let headers = stream.headers(8).unwrap();
             let mut edits = Edits::default();
             let request = RequestView { headers: &headers, ..RequestView::NOTHING };
+            let mut of_token = Edits::default();
             for (name, value) in &headers[1..] {
-                edits.set(name, std::str::from_utf8(value).unwrap());
+                of_token.set(name, std::str::from_utf8(value).unwrap());
             }
-            edits.remove_from(&request, "x_user_id");
-            edits.remove_from(&request, "x-absent");
+            of_token.remove("x_user_id");
+            of_token.remove("x-absent");
+            of_token.set("x-new", "1");
+            edits.put_all_in(&Present::of(&request), of_token.as_bytes());
+            assert_eq!(edits.iter().last(), Some((&b"x-new"[..], Edit::Add(b"1"))));
             let mut text = Vec::new();
             members(&mut text, [("rule", Fact::text(headers[0].0))]);
             let then = Then::Continue { response: Vec::new(), subject: None };
             Plan { edits, facts: PublishedFacts::FilterState(text), then }
         };
-        assert!(matches!(plan.apply(&mut stream, "doorward"), Then::Continue { .. }));
+        assert!(matches!(plan.apply(&mut stream, "doorward", false), Then::Continue { .. }));
         assert_eq!(host.header("x-user-id").as_deref(), Some("root"));
         assert_eq!(host.header("x_user_id"), None);
+        assert_eq!(host.header("x-new").as_deref(), Some("1"));
         assert_eq!(host.state.borrow()[0], ("doorward".to_owned(), b",\"rule\":\":path\"".to_vec()));
+    }
+
+    /// While a request was parked, another filter may have added a header of ours.
+    #[test]
+    fn what_was_added_to_a_parked_request_is_replaced() {
+        let host = crate::host::Host::new(&[(":path", "/orders"), ("x-user-id", "root")]);
+        let mut edits = Edits::default();
+        edits.set_in(&Present::of(&RequestView::NOTHING), "x-user-id", "anna");
+        assert_eq!(edits.iter().last(), Some((&b"x-user-id"[..], Edit::Add(b"anna"))));
+        let then = Then::Continue { response: Vec::new(), subject: None };
+        let plan = Plan { edits, facts: PublishedFacts::Nothing, then };
+        let mut stream = host.stream();
+        assert!(matches!(plan.apply(&mut stream, "doorward", true), Then::Continue { .. }));
+        let users: Vec<_> = stream.headers(8).unwrap().into_iter().filter(|(name, _)| *name == "x-user-id").collect();
+        assert_eq!(users, [("x-user-id", &b"anna"[..])]);
     }
 
     #[test]

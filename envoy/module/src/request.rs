@@ -1,8 +1,6 @@
 //! The request for the decision: borrowed from Envoy, or owned if it outlives its hook.
 
-use std::net::{IpAddr, SocketAddr};
-
-use doorward::authz::rule::RequestView;
+use doorward::authz::rule::{RequestView, Source};
 
 use crate::abi::Unreadable;
 
@@ -27,17 +25,17 @@ pub struct Request<'a> {
     scheme: &'a str,
     headers: &'a [(&'a str, &'a [u8])],
     rule: Option<&'a str>,
-    source: Option<IpAddr>,
+    source: Source<'a>,
 }
 
 impl<'a> Request<'a> {
     pub fn read(
         headers: &'a [(&'a str, &'a [u8])],
         rule: Option<&'a str>,
-        source: Option<&[u8]>,
+        source: Option<&'a [u8]>,
     ) -> Result<Self, &'static str> {
         let [mut method, mut target, mut host, mut scheme] = [&b""[..]; 4];
-        for (name, value) in headers.iter().filter(|(name, _)| name.starts_with(':')) {
+        for (name, value) in headers.iter().filter(|(name, _)| name.as_bytes().first() == Some(&b':')) {
             match *name {
                 ":method" => method = value,
                 ":path" => target = value,
@@ -47,8 +45,8 @@ impl<'a> Request<'a> {
             }
         }
         let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "the request line is not UTF-8");
-        let source = source.and_then(|source| std::str::from_utf8(source).ok()).and_then(address);
         let [method, target, host, scheme] = [text(method)?, text(target)?, text(host)?, text(scheme)?];
+        let source = Source(source.unwrap_or_default());
         Ok(Self { method, target, host, scheme, headers, rule, source })
     }
 
@@ -56,11 +54,6 @@ impl<'a> Request<'a> {
         let Self { method, target, host, scheme, headers, rule, source } = *self;
         RequestView { method, target, host, scheme, headers, rule, source, ..RequestView::NOTHING }
     }
-}
-
-/// An address with its port (since Envoy 1.40) or without.
-fn address(text: &str) -> Option<IpAddr> {
-    text.parse::<SocketAddr>().map(|address| address.ip()).or_else(|_| text.parse()).ok()
 }
 
 /// A request that outlives its hook.
@@ -71,7 +64,7 @@ pub struct OwnedRequest {
     scheme: String,
     headers: Vec<(String, Vec<u8>)>,
     rule: Option<String>,
-    source: Option<IpAddr>,
+    source: Vec<u8>,
 }
 
 impl OwnedRequest {
@@ -83,7 +76,7 @@ impl OwnedRequest {
             scheme: request.scheme.to_owned(),
             headers: request.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
             rule: request.rule.map(str::to_owned),
-            source: request.source,
+            source: request.source.0.to_vec(),
         }
     }
 
@@ -99,7 +92,7 @@ impl OwnedRequest {
             scheme: &self.scheme,
             headers,
             rule: self.rule.as_deref(),
-            source: self.source,
+            source: Source(&self.source),
             ..RequestView::NOTHING
         }
     }
@@ -120,20 +113,6 @@ mod tests {
             ("", false),
         ] {
             assert_eq!(is_grpc(content_type.as_bytes()), expected, "{content_type}");
-        }
-    }
-
-    #[test]
-    fn an_address_may_have_its_port() {
-        for (text, expected) in [
-            ("192.0.2.1", Some("192.0.2.1")),
-            ("192.0.2.1:80", Some("192.0.2.1")),
-            ("2001:db8::1", Some("2001:db8::1")),
-            ("[2001:db8::1]:80", Some("2001:db8::1")),
-            ("/run/client.sock", None),
-            ("", None),
-        ] {
-            assert_eq!(address(text), expected.map(|text| text.parse().unwrap()), "{text}");
         }
     }
 }

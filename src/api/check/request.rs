@@ -7,7 +7,7 @@
 use super::fields::{Fields, Malformed};
 use super::mcp;
 use crate::authz::mcp::McpMessage;
-use crate::authz::rule::RequestView;
+use crate::authz::rule::{RequestView, Source};
 
 /// The parts of a `CheckRequest`.
 #[derive(Debug, Default, Eq, PartialEq)]
@@ -77,7 +77,7 @@ impl<'a> CheckRequest<'a> {
 
     pub(super) fn view(&self) -> RequestView<'_> {
         let Self { method, path: target, host, scheme, ref headers, rule, source, certificate, mcp } = *self;
-        RequestView { method, target, host, scheme, headers, rule, source: source.parse().ok(), certificate, mcp }
+        RequestView { method, target, host, scheme, headers, rule, source: Source(source.as_bytes()), certificate, mcp }
     }
 }
 

@@ -28,11 +28,11 @@ impl Fetched {
     /// Only the cached introspection response for the request's token.
     pub(super) fn recall(query: &Query<'_>, policy: &Policy) -> Self {
         let fetched = Self { verification: query.verification, ..Self::default() };
-        let introspectors = query.state.introspectors();
-        if introspectors.is_empty() {
+        if !query.state.has_introspectors() {
             return fetched;
         }
         let token = policy.authorizer.token_of(query.request, clock::now()).ok().flatten();
+        let introspectors = query.state.introspectors();
         let introspection_response = token.and_then(|token| introspectors.recall(token.bearer().as_str()));
         Self { introspection_response, ..fetched }
     }

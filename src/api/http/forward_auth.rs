@@ -39,7 +39,6 @@
 //! still reaches the upstream.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -52,7 +51,7 @@ use crate::api::{Flaw, Query, decide, refuse};
 use crate::authz::answer::{Answer, Forward, Responder};
 use crate::authz::authorizer::Decision;
 use crate::authz::denial::Denial;
-use crate::authz::rule::{RequestView, host_of};
+use crate::authz::rule::{RequestView, Source, host_of};
 
 /// The value of Envoy's `path_prefix`; the original path follows.
 pub(super) const PREFIX: &str = "/auth";
@@ -117,9 +116,9 @@ pub(super) fn scheme(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// The client's address: the last in `X-Forwarded-For`, which the proxy wrote.
-fn source(parts: &Parts) -> Option<IpAddr> {
-    let field = parts.headers.get_all("x-forwarded-for").iter().next_back()?.to_str().ok()?;
-    field.rsplit(',').next()?.trim().parse().ok()
+fn source(parts: &Parts) -> Source<'_> {
+    let field = parts.headers.get_all("x-forwarded-for").iter().next_back().map_or(&[][..], HeaderValue::as_bytes);
+    Source(field.rsplit(|b| *b == b',').next().unwrap_or_default().trim_ascii())
 }
 
 /// The original request.
