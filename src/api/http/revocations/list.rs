@@ -285,7 +285,7 @@ mod tests {
                 let watermark = if number % 7 == 0 {
                     Watermark::FOREVER
                 } else {
-                    Watermark::at(Timestamp::from_secs(number as i64 / 2))
+                    Watermark::at(Timestamp::from_secs(i64::try_from(number).unwrap() / 2))
                 };
                 let target = target.clone();
                 index.apply(
