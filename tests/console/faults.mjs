@@ -43,6 +43,7 @@ export async function checkStoredFirst(page, tools) {
   await page.route('**/v1/revocations', (route) => held.push(route));
   await revoke(page, 'user', 'left-1\nleft-2\nleft-3');
   await page.locator('#progress li').getByText('storing').nth(2).waitFor();
+  await page.getByText('12 stored, 12 of 15 revocations confirmed').waitFor();
   const asked = [];
   page.on('dialog', (dialog) => {
     asked.push(dialog.message());

@@ -370,7 +370,9 @@ async function until(holds) {
   return holds();
 }
 for (const action of ["pointerdown", "keydown"]) {
-  document.querySelector("main").addEventListener(action, () => story.stop());
+  document.querySelector("main").addEventListener(action, (event) => {
+    if (!event.target.closest("#broken")) story.stop(); // It waits while something is broken, and goes on.
+  });
 }
 
 levers.start();

@@ -76,7 +76,8 @@ function end(why) {
   session.stop.abort();
   session = null;
   forget();
-  // No data that was shown stays in the page.
+  // No data that was shown stays in the page, also if the instance does not answer.
+  $('app').replaceChildren();
   location.replace(why || left ? `#ended-${why ?? 'left'}-${left}` : '#');
   location.reload();
 }

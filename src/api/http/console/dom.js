@@ -93,8 +93,25 @@ export function bars(values, label) {
     values.map(bar));
 }
 
-/** Replaces the children where they differ: what has the focus, and what is read out, is left alone. */
+/**
+ * Replaces the children that differ: the others stay, so that they can be clicked and read out. The focus goes to the
+ * element of the same `data-kind` or `data-id`.
+ */
 export function show(element, ...children) {
   const next = h('div', {}, ...children);
-  if (element.innerHTML !== next.innerHTML) element.replaceChildren(...next.childNodes);
+  if (element.innerHTML === next.innerHTML) return;
+  const { kind, id } = (element.contains(document.activeElement) && document.activeElement.dataset) || {};
+  const kept = new Map([...element.children].map((child) => [child.outerHTML, child]));
+  const wanted = [...next.childNodes].map((child) => {
+    const old = kept.get(child.outerHTML);
+    kept.delete(child.outerHTML); // Once.
+    return old ?? child;
+  });
+  // As few as can be are moved: an element that is moved loses the focus, and the click that began on it.
+  for (const child of [...element.childNodes]) if (!wanted.includes(child)) child.remove();
+  wanted.forEach((child, at) => {
+    if (element.childNodes[at] !== child) element.insertBefore(child, element.childNodes[at] ?? null);
+  });
+  if ((kind ?? id) === undefined || element.contains(document.activeElement)) return;
+  [...element.querySelectorAll('[data-kind], [data-id]')].find(({ dataset }) => dataset.kind === kind && dataset.id === id)?.focus();
 }

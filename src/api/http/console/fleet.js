@@ -30,6 +30,7 @@ export class Fleet {
   constructor(about) {
     this.about = about;
     this.ages = new Map();
+    this.lacking = new Map();
     this.left = new Map();
     const most = () => this.last.max_staleness_ms;
     this.list = new List($('instances'), {
@@ -41,7 +42,7 @@ export class Fleet {
         { title: 'State', cell: (one) => sign(this.problems(one), one.state) },
         { title: 'View age', class: 'figure', cell: (one) => one.view_age_ms === null ? 'no view' : `${one.this ? '' : '≤ '}${span(one.view_age_ms)}` },
         { title: 'Last minute', class: 'chart', cell: (one) => this.line(one, most()) },
-        { title: 'Behind', class: 'figure', cell: (one) => this.about.store === 'embedded' ? '–' : span(this.behind(one)) },
+        { title: 'Behind', class: 'figure', cell: (one) => this.about.store === 'embedded' ? '–' : this.behind(one) },
         { title: 'Streams', class: 'figure', cell: (one) => count(one.streams) },
         { title: 'Clock', class: 'figure', cell: (one) => one.clock_skew_seconds === null ? '–' : skew(one.clock_skew_seconds) },
         { title: 'Role', cell: (one) => one.role },
@@ -68,14 +69,19 @@ export class Fleet {
     return age === null || age > this.last.max_staleness_ms || (one.this && this.last.missing.some(({ part }) => part === 'freshness'));
   }
 
-  /** How far an instance is behind the newest entry that any of them has applied, in milliseconds of the log. */
+  /** For how long an instance has lacked an entry that another one has applied; what it has not reported yet counts as applied. */
   behind(one) {
-    return Math.max(this.newest - Number(one.position.split('-')[0]), 0);
+    const since = this.lacking.get(one.name);
+    const lag = since === undefined ? 0 : Date.now() - since;
+    return lag > REPORTED ? span(lag) : '0 ms';
   }
 
   set(fleet) {
     this.last = fleet;
-    this.newest = Math.max(...fleet.instances.map(({ position }) => Number(position.split('-')[0])));
+    const places = fleet.instances.map(({ position }) => position.split('-').map(BigInt));
+    const [newest] = places.toSorted(([a, b], [c, d]) => (a === c ? Number(d - b) : Number(c - a)));
+    const lacking = fleet.instances.filter((_, at) => places[at].some((part, which) => part !== newest[which]));
+    this.lacking = new Map(lacking.map(({ name }) => [name, this.lacking.get(name) ?? Date.now()]));
     const ages = new Map();
     for (const { name, view_age_ms: age } of fleet.instances) {
       ages.set(name, [...(this.ages.get(name) ?? []), age ?? fleet.max_staleness_ms].slice(-SAMPLES));

@@ -165,6 +165,7 @@ export class Revocations {
   // --- revoking
 
   setUpForm() {
+    this.rows = [];
     $('revoke-kind').onchange = () => {
       this.unchoose();
       this.named();
@@ -258,11 +259,15 @@ export class Revocations {
     if (ids.length === 0) return void ($('revoke-problem').textContent = 'Enter at least one id.');
     if (ids.length > TOGETHER) return void ($('revoke-problem').textContent = `At most ${TOGETHER} at once; these are ${count(ids.length)}.`);
     const expires = kind === 'token' && $('revoke-expires').value.trim();
+    if (expires && !/^\d+$/.test(expires) && !/^\d{4}-\d\d-\d\dT.*(Z|[+-]\d\d:\d\d)$/i.test(expires)) {
+      return void ($('revoke-problem').textContent = 'The time at which the token expires must be like 2026-12-01T12:00:00Z.');
+    }
     if (kind === 'token' && !expires) return void ($('revoke-problem').textContent = 'Enter the time at which the token expires.');
     this.bodies = ids.map((id) => ({ kind, issuer, id, ...(reason && { reason }), ...(expires && { expires_at: expires }) }));
     $('confirm-title').textContent = ids.length === 1 ? `Revoke this ${kind}?` : `Revoke ${count(ids.length)} ${kind}s?`;
     show($('confirm-ids'), ...ids.slice(0, 8).map((id) => h('li', {}, h('code', {}, id))), ids.length > 8 && h('li', {}, `and ${count(ids.length - 8)} more`));
-    $('confirm-meaning').textContent = `${this.meaning(kind)} A revocation cannot be undone.`;
+    const more = [kind !== 'issuer' && `Issuer: ${issuer}.`, reason && `Reason: ${visible(reason)}.`].filter(Boolean).join(' ');
+    $('confirm-meaning').textContent = `${this.meaning(kind)} A revocation cannot be undone. ${more}`;
     $('confirm').showModal();
   }
 
@@ -272,13 +277,11 @@ export class Revocations {
     $('token-read').textContent = '';
     $('progress-panel').hidden = false;
     const patience = this.about.receipt_timeout_ms;
-    const rows = bodies.map((body) => new Row(body, patience));
+    const rows = bodies.map((body) => new Row(body, patience, () => this.sum()));
     $('progress').prepend(...rows.map(({ element }) => element));
     while ($('progress').children.length > TOGETHER) $('progress').lastChild.remove();
-    const said = (isOver) => {
-      const [stored, good] = [rows.filter((row) => row.isStored).length, rows.filter(({ state }) => state === 'good').length];
-      $('progress-said').textContent = `${isOver ? '' : `${stored} stored, `}${good} of ${some(rows.length, 'revocation')} confirmed by every instance`;
-    };
+    this.rows = [...rows, ...this.rows].filter(({ element }) => element.isConnected);
+    this.sum();
     if (rows.length === 1) {
       await rows[0].run();
     } else {
@@ -287,7 +290,6 @@ export class Revocations {
       const work = async () => {
         for (let row = next.shift(); row; row = next.shift()) {
           await row.store();
-          said(false);
         }
       };
       await Promise.all(Array.from({ length: AT_ONCE }, work));
@@ -295,19 +297,34 @@ export class Revocations {
       for (const row of rows.filter((one) => one.isStored)) {
         await row.run(isLate ? Math.min(BRIEFLY, patience) : patience);
         isLate ||= row.state !== 'good';
-        said(false);
       }
     }
-    said(true);
+    // What was not stored can be corrected and sent again.
+    const left = rows.filter((row) => !row.isStored && row.element.isConnected).map(({ body }) => body);
+    if (left.length && left[0].kind === $('revoke-kind').value && $('revoke-ids').value === '') {
+      $('revoke-ids').value = left.map(({ id }) => id).join('\n');
+      $('revoke-reason').value = left[0].reason ?? '';
+      $('revoke-expires').value = left[0].expires_at ?? '';
+    }
     if (this.list) this.load();
+  }
+
+  /** The sum over all revocations that are listed as in progress. */
+  sum() {
+    const [stored, good] = [this.rows.filter((row) => row.isStored).length, this.rows.filter(({ state }) => state === 'good').length];
+    const isOver = this.rows.every(({ state }) => state && state !== 'info');
+    const text = `${isOver ? '' : `${stored} stored, `}${good} of ${some(this.rows.length, 'revocation')} confirmed by every instance`;
+    if ($('progress-said').textContent !== text) $('progress-said').textContent = text;
   }
 }
 
 /** One revocation under way. */
 class Row {
-  constructor(body, patience) {
+  /** `changed` is called at each change. */
+  constructor(body, patience, changed) {
     this.body = body;
     this.patience = patience;
+    this.changed = changed;
     this.isStored = false;
     unstored.add(this);
     this.bar = h('span', { class: 'fill' });
@@ -325,6 +342,7 @@ class Row {
     this.sign.textContent = sign;
     this.text.textContent = text;
     this.more.textContent = more;
+    this.changed();
   }
 
   progress(applied, instances) {
@@ -352,9 +370,10 @@ class Row {
   }
 
   failed(error) {
-    unstored.delete(this);
-    this.set('bad', '✕', this.isStored ? 'stored, not confirmed' : 'not confirmed', error.message);
-    this.again.hidden = error.status >= 400 && error.status < 500;
+    const isRefused = error.status >= 400 && error.status < 500;
+    if (isRefused) unstored.delete(this); // Otherwise it is asked about at the end of the session.
+    this.set('bad', '✕', this.isStored ? 'stored, not confirmed' : isRefused ? 'refused' : 'not stored, as far as is known', error.message);
+    this.again.hidden = isRefused;
   }
 
   /** Stores it if it is not, and waits until every instance refuses. */
