@@ -20,10 +20,10 @@
 //!    a missing answer refuse it.
 //! 2. The library does not set a signal handler, an allocator, the `umask` or a limit of the process, and does not
 //!    end the process.
-//! 3. No object of Envoy is accessed after `respond`, `resume` or `end`: they consume the [`abi::Stream`].
-//! 4. A waker is used while its stream lives, and under the lock of its [`slot::Slot`] alone.
+//! 3. No object of Envoy is accessed after `respond`, `resume` or `end`: they consume the `abi::Stream`.
+//! 4. A waker is used while its stream lives, and under the lock of its `slot::Slot` alone.
 //! 5. An engine in Envoy does not listen for checks, so the encoding kept with a token
-//!    ([`doorward::authz::answer::Forward::kept`]) is that of [`plan`].
+//!    ([`doorward::authz::answer::Forward::kept`]) is that of `plan`.
 
 // The futures of the engine are deep, and optimised builds lay them out here.
 #![recursion_limit = "256"]
