@@ -230,6 +230,10 @@ function report(what, began, answer, tried) {
   if (answer.doorward) {
     const text = `Doorward: written, and refused by every instance (${instances(answer.doorward.instances)})`;
     tell({ kind: "good", text, figure: `${answer.doorward.ms} ms`, data: { event: "doorward", ms: answer.doorward.ms } });
+  } else if (levers.seen) {
+    const { frozen, pulled } = levers.seen;
+    const who = pulled.doorward ? `the frozen one of ${frozen}` : "one of the Doorwards";
+    tell({ kind: "warning", text: `Doorward: written; ${who} has not confirmed it yet`, data: { event: "unconfirmed" } });
   }
   if (dead.length < SERVICES.length) return;
   const last = dead.at(-1).refused.at;

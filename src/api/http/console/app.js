@@ -76,8 +76,9 @@ function end(why) {
   session.stop.abort();
   session = null;
   forget();
-  // No data that was shown stays in the page, also if the instance does not answer.
-  $('app').replaceChildren();
+  // No data that was shown stays in the page; the reload waits for the instance.
+  $('app').hidden = true;
+  for (const id of ['instances', 'revocation-list', 'progress', 'kinds', 'explained']) $(id).replaceChildren();
   location.replace(why || left ? `#ended-${why ?? 'left'}-${left}` : '#');
   location.reload();
 }

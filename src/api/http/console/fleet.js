@@ -145,7 +145,7 @@ export class Fleet {
     for (const one of fleet.instances) for (const { grade, what, todo } of this.problems(one)) add(grade, what, todo, one.name);
     const versions = [...new Set(fleet.instances.map(({ version }) => version))].sort();
     const all = [...found.values()].sort((a, b) => Number(a.grade !== 'bad') - Number(b.grade !== 'bad') || b.names.length - a.names.length);
-    const items = all.map(({ grade, what, todo, names }) => advice(grade, names.length > 1 ? `${some(names.length, 'instance')} ${what}` : `${names[0] ?? 'The service'} ${what}`, todo, names));
+    const items = all.map(({ grade, what, todo, names }) => advice(grade, names.length > 1 ? `Each of ${some(names.length, 'instance')} ${what}` : `${names[0] ?? 'The service'} ${what}`, todo, names));
     if (!fleet.complete) items.unshift(advice('bad', 'The store does not answer: only this instance is listed', 'Check the store; the other instances may be healthy.', []));
     if (this.left.size) items.push(advice('info', `${some(this.left.size, 'instance')} left the fleet in the last ten minutes`, 'An instance without a lease makes no decisions. If nobody stopped it, check its host.', [...this.left.keys()]));
     if (versions.length > 1) items.push(advice('info', `${versions.length} versions run: ${versions.join(', ')}`, 'This is expected during an upgrade.', []));

@@ -82,7 +82,7 @@ export class Revocations {
     const text = $('search-id').value;
     if (!holdsToken(text)) return;
     $('search-id').value = '';
-    const token = read(text);
+    const [token] = read(text);
     const issuer = token && issuerOf(token.claims, this.about.issuers);
     const found = issuer && targets(token, issuer).find(({ kind }) => kind === 'token');
     $('search-problem').textContent = found ? 'That was a token. It was not sent: its id stands here instead.' : 'That is a token, and none that can be read here. It was not sent.';
@@ -209,7 +209,7 @@ export class Revocations {
     if (this.chosen) for (const id of ['revoke-ids', 'revoke-expires']) $(id).value = '';
     this.chosen = null;
     show($('token-targets'));
-    const token = read(text);
+    const [token, ...others] = read(text);
     if (!token) {
       $('token-read').textContent = isToken ? 'This is a token that cannot be read here: it is cut off, or encrypted. It was let go.' : 'This is not a JWT. An opaque token cannot be read here.';
       return;
@@ -223,7 +223,8 @@ export class Revocations {
     const expires = expiry(token.claims);
     const left = expires - Date.now();
     const life = expires === null ? 'has no expiry' : left > 0 ? `expires in ${span(left)}` : 'has expired';
-    $('token-read').textContent = `A token of ${issuer.name} that ${life}. The page has discarded it and sends only an id. Choose what to revoke:`;
+    const which = others.length ? `The first of ${count(others.length + 1)} pasted tokens: a` : 'A';
+    $('token-read').textContent = `${which} token of ${issuer.name} that ${life}. The page has discarded it and sends only an id. Choose what to revoke:`;
     show($('token-targets'), ...found.map(({ kind, id }) => h('button', { type: 'button', 'data-kind': kind }, h('span', {}, kind), h('code', {}, id))));
     $('token-targets').onclick = (event) => {
       const kind = event.target.closest('button')?.dataset.kind;
@@ -234,6 +235,7 @@ export class Revocations {
 
   /** What is typed is not of the token any more. */
   unchoose() {
+    if (this.chosen) $('revoke-expires').value = ''; // It was the pasted token's.
     this.chosen = null;
     for (const button of $('token-targets').children) button.setAttribute('aria-pressed', 'false');
   }
@@ -276,8 +278,10 @@ export class Revocations {
     show($('token-targets'));
     $('token-read').textContent = '';
     $('progress-panel').hidden = false;
-    const patience = this.about.receipt_timeout_ms;
-    const rows = bodies.map((body) => new Row(body, patience, () => this.sum()));
+    const { receipt_timeout_ms: patience, max_staleness_ms: most } = this.about;
+    // An instance that is silent is waited for as long as its lease lasts (docs/signing-out.md).
+    const lease = (most * 31) / 30 + 8000;
+    const rows = bodies.map((body) => new Row(body, patience, lease, () => this.sum()));
     $('progress').prepend(...rows.map(({ element }) => element));
     while ($('progress').children.length > TOGETHER) $('progress').lastChild.remove();
     this.rows = [...rows, ...this.rows].filter(({ element }) => element.isConnected);
@@ -321,9 +325,10 @@ export class Revocations {
 /** One revocation under way. */
 class Row {
   /** `changed` is called at each change. */
-  constructor(body, patience, changed) {
+  constructor(body, patience, lease, changed) {
     this.body = body;
     this.patience = patience;
+    this.lease = lease;
     this.changed = changed;
     this.isStored = false;
     unstored.add(this);
@@ -396,7 +401,10 @@ class Row {
             data.seen === false ? 'This instance has verified no token of the issuer that names this kind: check the id.' : '');
         } else {
           const waits = data.waiting.length ? `waiting for ${data.waiting.slice(0, 4).join(', ')}${data.waiting.length > 4 ? ` and ${data.waiting.length - 4} more` : ''}` : '';
-          const until = data.uncertain_until ? `certain by ${new Date(data.uncertain_until).toLocaleTimeString('en-GB')} at the latest: until then the store may not list every instance` : '';
+          this.storedAt ??= Date.now();
+          const clock = (at) => new Date(at).toLocaleTimeString('en-GB');
+          const until = data.uncertain_until ? `certain by ${clock(data.uncertain_until)} at the latest: until then the store may not list every instance`
+            : waits && `certain by about ${clock(this.storedAt + this.lease)}, when the lease of a silent instance has ended`;
           this.set(isOver ? 'warning' : 'info', isOver ? '!' : '…', `stored; ${data.applied} of ${some(data.instances, 'instance')} ${data.instances === 1 ? 'refuses' : 'refuse'}`, [waits, until].filter(Boolean).join('; '));
           this.again.hidden = !isOver;
         }

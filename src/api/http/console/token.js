@@ -13,22 +13,18 @@ function beginnings(text) {
 /** Whether a token, or a part of one with its beginning, is anywhere in a text: such a text is not sent. */
 export const holdsToken = (text) => beginnings(text).places.length > 0;
 
-/**
- * What the first token in a text says of itself; null if none can be read. Nothing is verified here: a revocation of
- * what it names is safe.
- */
+/** What the tokens in a text say of themselves. Nothing is verified here: a revocation of what they name is safe. */
 export function read(text) {
   const { compact, places } = beginnings(text);
-  for (const place of places) {
+  return places.flatMap((place) => {
     const [, ...parts] = /^([\w-]+)\.([\w-]+)/.exec(compact.slice(place)) ?? [];
     try {
       const [header, claims] = parts.map((part) => JSON.parse(fromBase64Url(part)));
-      if (typeof header.alg === 'string' && typeof claims === 'object' && claims !== null) return { claims, header, signed: parts.join('.') };
+      return typeof header.alg === 'string' && typeof claims === 'object' && claims !== null ? [{ claims, header, signed: parts.join('.') }] : [];
     } catch {
-      // The next beginning may be one of a token.
+      return []; // Another beginning may be one of a token.
     }
-  }
-  return null;
+  });
 }
 
 function fromBase64Url(text) {
