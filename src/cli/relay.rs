@@ -10,6 +10,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::{FAILED, INVALID, complain, fail};
+use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME};
 use crate::config;
 use crate::engine::log::Log;
 use crate::sources::ledger::{Redis, RedisConfig};
@@ -111,6 +112,11 @@ fn settings(args: &RelayArgs) -> anyhow::Result<Vec<RelaySettings>> {
     let from = server("from", &args.from, &args.from_prefix, args.from_password_file.as_ref(), args.from_ca.as_ref())?;
     let to = server("to", &args.to, &args.to_prefix, args.to_password_file.as_ref(), args.to_ca.as_ref())?;
     anyhow::ensure!(from.identity() != to.identity(), "--to must be another store than --from");
+    for (option, given, most) in
+        [("max-lifetime", args.max_lifetime, LONGEST_LIFETIME), ("leeway", args.leeway, LONGEST_LEEWAY)]
+    {
+        anyhow::ensure!(given <= most, "--{option} must be at most {}", humantime::format_duration(most));
+    }
     let redis = |server: &Redis| RedisConfig {
         allow_eviction: args.allow_eviction,
         retention: args.max_lifetime + args.leeway * 2,

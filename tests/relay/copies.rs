@@ -120,7 +120,7 @@ async fn a_copy_says_what_its_entry_says_and_never_less() {
     eu.cli(&[&["XADD", LOG, "*"], &newer[..]].concat());
     eu.cli(&["XADD", LOG, "*", "issuer", "main", "kind", "device", "id", "no-end", "at", "*"]);
     eu.cli(&["XADD", LOG, "*", "nonsense", "x"]);
-    let expired = now().minus(Duration::from_secs(8_000)).as_millis().to_string();
+    let expired = now().minus(Duration::from_secs(100_000)).as_millis().to_string();
     eu.cli(&["XADD", LOG, "*", "issuer", "main", "kind", "token", "id", "over", "at", "*", "expires", &expired]);
     // There a later instant is known.
     let there = Instance::start(&us).await;
@@ -187,5 +187,22 @@ async fn the_documented_acl_is_enough_and_both_stores_know_what_the_relay_needs(
         eventually("the log is kept for the relay", || !noted().is_empty()).await;
         eventually("the larger lead is known", || redis.cli(&["ZSCORE", "doorward:{r}:leads", "main"]) == "7000").await;
     }
+    relay.end().await;
+}
+
+/// An entry that is over by this region's settings may refuse tokens in another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_other_region_needs_for_longer_is_copied() {
+    const DAY: &str = "86460000";
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let over = now().minus(Duration::from_secs(8_000)).as_millis().to_string();
+    eu.cli(&["XADD", LOG, "*", "issuer", "main", "kind", "user", "id", "over-here", "at", &over, "expires", &over]);
+    // As an instance with a `max_lifetime` of 24 h notes it.
+    let until = now().plus(Duration::from_secs(86_460)).as_millis().to_string();
+    us.cli(&["ZADD", "doorward:{r}:retentions", &until, DAY]);
+    let relay = Running::start(eu.url(), us.url());
+    eventually("it is copied", || values(&us, "id") == ["over-here"]).await;
+    // A third region's relay to this one learns it, too.
+    eventually("the need is passed on", || !eu.cli(&["ZSCORE", "doorward:{r}:retentions", DAY]).is_empty()).await;
     relay.end().await;
 }

@@ -215,9 +215,9 @@ impl Relay {
     /// The names in the notes of a store under which revocations may live.
     async fn tend_store(&self, ledger: &RedisLedger) -> Result<Names, Fault> {
         let fault = |error| Fault::at(ledger, error);
-        let now = ledger.tend(self.retention).await.map_err(fault)?;
+        let now = ledger.tend(self.needed()).await.map_err(fault)?;
         let noted = ledger.noted_names(None).await.map_err(fault)?;
-        Ok(Names::read(noted).used_after(now.minus(self.retention)))
+        Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
 
     /// The margins of the issuers that both regions know; those that were known stay.
@@ -270,7 +270,7 @@ impl Relay {
             note(&progress.known, &mut progress.unread, &page.items);
             read.advance(page.items.iter().map(|item| item.position));
             let epoch = epoch(page.source.and_then(|source| source.epoch));
-            let alive = self.to.earliest().minus(self.retention);
+            let alive = self.to.earliest().minus(self.needed());
             let judged = read.check_epoch(Some(&*epoch)).and_then(|()| read.check(stream, page.complete, alive));
             if let Err(gap) = judged {
                 tracing::warn!(relay = %self.name, gap = gap.label(), cause = %gap, "the log of the other region lost entries; copying again");
@@ -332,7 +332,7 @@ impl Relay {
         read.advance(page.items.iter().map(|item| item.position));
         let mut judged = read.check_epoch(Some(&*epoch(source.epoch)));
         if let Some(stream) = stream {
-            let alive = self.from.earliest().minus(self.retention);
+            let alive = self.from.earliest().minus(self.needed());
             judged = judged.and_then(|()| read.check(stream, page.complete, alive));
             if page.complete {
                 read.note_whole(stream, start);
@@ -383,7 +383,7 @@ impl Relay {
 
     /// The entries that the other log lacks, without those whose tokens have expired by every clock.
     fn lacking<'a>(&self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Revocation> {
-        let (now, retention) = (self.from.earliest(), self.retention);
+        let (now, retention) = (self.from.earliest(), self.needed());
         let entries = items.iter().filter_map(|item| item.revocation.as_ref().ok());
         entries.filter(move |entry| entry.expires_at.plus(retention) > now && !progress.known.knows(entry))
     }
@@ -398,12 +398,21 @@ impl Relay {
         item.unread.as_ref().is_some_and(|fields| is_fit(fields, self.from.earliest()))
     }
 
+    /// The longest that any instance in either region, or beyond it, needs an entry: an entry that is over by the settings
+    /// of this region may refuse tokens in another one. Relays that run both ways keep this noted.
+    fn needed(&self) -> Duration {
+        [&self.from, &self.to]
+            .into_iter()
+            .filter_map(RedisLedger::longest_retention)
+            .fold(self.retention, Duration::max)
+    }
+
     /// Drops what no entry of this log can be compared with any more.
     fn purge(&self, progress: &mut Progress) {
         if progress.purged.elapsed() >= PURGE_EVERY {
             progress.purged = Steady::now();
-            let now = self.from.earliest().minus(self.retention);
-            progress.known.purge(now, self.retention, progress.purged.uptime(), self.retention);
+            let now = self.from.earliest().minus(self.needed());
+            progress.known.purge(now, self.needed(), progress.purged.uptime(), self.needed());
         }
     }
 }

@@ -62,8 +62,8 @@ impl RedisLedger {
         }
     }
 
-    /// Notes that entries of this log are needed for `retention`, and compares the store's clock with this machine's as
-    /// an instance does; returns the store's time. A full store takes no notes.
+    /// Notes that entries of this log are needed for `retention`, reads for how long others need them, and compares the
+    /// store's clock with this machine's as an instance does; returns the store's time. A full store takes no notes.
     pub(in crate::sources) async fn tend(&self, retention: Duration) -> Result<Timestamp, LedgerError> {
         let (now, since) = (self.store_clock().unwrap_or_default(), self.clock.since());
         let mut commands = vec![retention::note(&self.keys, retention, now)];
@@ -74,9 +74,11 @@ impl RedisLedger {
             Err(error) => return Err(error),
         }
         let asked = Steady::now();
-        let commands = vec![clock_note::Note::command(&self.keys), Command::new("TIME")];
+        let clock = clock_note::Note::command(&self.keys);
+        let commands = vec![retention::notes_command(&self.keys), clock, Command::new("TIME")];
         let answers = self.shared.pipeline(self, commands).await?;
-        let [noted, time] = answers.as_slice() else { return Err(short()) };
+        let [retentions, noted, time] = answers.as_slice() else { return Err(short()) };
+        self.take_retentions(retentions)?;
         let clock = ServerClock::read(asked, answer::time(time)?);
         self.clock.observe(clock);
         self.clock.compare(self.clock_note(noted)?, clock, crate::clock::now());
