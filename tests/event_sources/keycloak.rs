@@ -2,6 +2,7 @@
 //! org.keycloak:keycloak-quarkus-dist). It needs Java, half a gigabyte of memory and two minutes to start, so
 //! it is not part of the usual run: `tests/keycloak.sh` fetches it and runs these.
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,15 @@ use crate::support::Process;
 use crate::support::tokens::Tokens;
 
 struct Keycloak {
-    _process: Process,
+    process: Process,
     url: String,
+}
+
+impl Drop for Keycloak {
+    /// The script does not become the server: both are in one group.
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.process.0.id())]).status();
+    }
 }
 
 fn free_port() -> u16 {
@@ -41,10 +49,10 @@ impl Keycloak {
             .arg("--spi-ssf-transmitter--default--outbox-drainer-interval=500ms") // 30 s by default
             .envs([("KC_BOOTSTRAP_ADMIN_USERNAME", "admin"), ("KC_BOOTSTRAP_ADMIN_PASSWORD", "admin")])
             .env("JAVA_OPTS_KC_HEAP", "-Xmx512m")
-            .env("KC_RUN_IN_CONTAINER", "true") // The script becomes the server, and ends with the test.
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .spawn()
             .unwrap();
         let (process, began) = (Process(child), Instant::now());
@@ -54,7 +62,7 @@ impl Keycloak {
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
         eprintln!("Keycloak started after {:.0?}", began.elapsed());
-        Self { _process: process, url }
+        Self { process, url }
     }
 
     /// An administrator's token is valid for a minute.
