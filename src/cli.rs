@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, Loaded};
+use crate::engine::log::Log;
 
 /// Instant sign-out for JWTs, beside Envoy.
 #[derive(Parser)]
@@ -109,6 +110,19 @@ fn print(answer: impl Display) -> ExitCode {
 /// Writes to standard error, if it can be written.
 fn complain(message: impl Display) {
     let _ = writeln!(std::io::stderr(), "{message}"); // The exit code is returned nevertheless.
+}
+
+/// The exit code of a service that has ended; its failure is logged, and the log is written to its end.
+fn ended(log: &Log, result: anyhow::Result<()>) -> ExitCode {
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "failed");
+            ExitCode::from(FAILED)
+        }
+    };
+    log.finish();
+    code
 }
 
 /// Reports a failure with its causes.

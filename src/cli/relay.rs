@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::Args;
 use secrecy::SecretString;
 
-use super::{FAILED, INVALID, complain, fail};
+use super::{INVALID, complain, ended, fail};
 use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME};
 use crate::config;
 use crate::engine::log::Log;
@@ -83,15 +83,8 @@ pub(super) fn run(args: &RelayArgs) -> ExitCode {
         Ok(log) => log,
         Err(error) => return fail(&anyhow::Error::new(error).context("start the log")),
     };
-    let code = match crate::serve::relay(settings, args.listen) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "failed");
-            ExitCode::from(FAILED)
-        }
-    };
-    log.finish();
-    code
+    let result = crate::serve::relay(settings, args.listen);
+    ended(&log, result)
 }
 
 fn settings(args: &RelayArgs) -> anyhow::Result<Vec<RelaySettings>> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
-use super::{ConfigArgs, FAILED, fail, load};
+use super::{ConfigArgs, ended, fail, load};
 use crate::config::Config;
 use crate::engine::log::Log;
 
@@ -30,15 +30,8 @@ pub(super) fn run(args: &ServeArgs) -> ExitCode {
         Err(error) => return fail(&anyhow::Error::new(error).context("start the log")),
     };
     crate::engine::log_warnings(&loaded.warnings, &args.config.config.display().to_string());
-    let code = match serve(loaded.config, args.config.config.clone(), &log) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "failed");
-            ExitCode::from(FAILED)
-        }
-    };
-    log.finish();
-    code
+    let result = serve(loaded.config, args.config.config.clone(), &log);
+    ended(&log, result)
 }
 
 fn serve(config: Config, file: PathBuf, log: &Log) -> anyhow::Result<()> {
