@@ -35,7 +35,7 @@ pub(super) fn note(
 ) {
     let evidence = &decision.evidence;
     let kind = RefusalKind {
-        reason: denial.label(),
+        reason: denial,
         rule: decision.rule.name.clone(),
         issuer: evidence.issuer.clone(),
         enforced: !matches!(decision.outcome, Outcome::Allowed(_)),

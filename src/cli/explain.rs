@@ -100,22 +100,17 @@ pub(super) fn run(args: &ExplainArgs) -> ExitCode {
     }
     let is_unknown = |rule: &String| config.rules.iter().all(|known| *known.name != **rule);
     let rule = args.rule.as_ref().filter(|rule| is_unknown(rule));
-    if rule.is_some() || decision == "denied" && UNDECIDED.iter().any(|denial| reason == denial.label()) {
+    if rule.is_some() || decision == "denied" && is_undecided(&reason) {
         complain(format_args!("doorward: expected {expected}, but the decision could not be made: {reason}"));
         return ExitCode::from(FAILED);
     }
     printed
 }
 
-/// Refusals for lack of data, such as keys that cannot be fetched; they never count as expected.
-const UNDECIDED: [Denial; 6] = [
-    Denial::KeysUnavailable,
-    Denial::RevocationsStale,
-    Denial::StoreUnavailable,
-    Denial::IntrospectionUnavailable,
-    Denial::ClockSkew,
-    Denial::InternalError,
-];
+/// Whether it is a refusal for lack of data, such as keys that cannot be fetched; it never counts as expected.
+fn is_undecided(reason: &str) -> bool {
+    Denial::ALL.iter().any(|denial| denial.is_temporary() && denial.label() == reason)
+}
 
 fn explain(args: &ExplainArgs, config: &Config) -> anyhow::Result<Value> {
     let mut fields: Vec<(String, String)> = Vec::new();

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::denial::Denial;
 
 /// The key by which refusals are counted.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct RefusalKind {
-    pub reason: &'static str,
+    pub reason: Denial,
     pub rule: Arc<str>,
     /// The issuer that the token names, if it is configured.
     pub issuer: Option<IssuerName>,
@@ -204,7 +205,7 @@ fn index(slot: u64) -> usize {
 mod tests {
     use super::*;
 
-    fn kind(reason: &'static str, rule: &str) -> RefusalKind {
+    fn kind(reason: Denial, rule: &str) -> RefusalKind {
         RefusalKind { reason, rule: rule.into(), issuer: IssuerName::parse("main"), enforced: true }
     }
 
@@ -217,7 +218,7 @@ mod tests {
     fn the_window_moves_and_forgets() {
         let refusals = Refusals::default();
         let after = |seconds| refusals.started + Duration::from_secs(seconds);
-        let (expired, revoked) = (kind("expired", "api"), kind("revoked", "api"));
+        let (expired, revoked) = (kind(Denial::Expired, "api"), kind(Denial::Revoked, "api"));
         for second in [0, 5, 9, 10, 605] {
             refusals.count(&expired, after(second));
         }
@@ -235,7 +236,7 @@ mod tests {
     fn kinds_and_explanations_have_a_bound() {
         let refusals = Refusals::default();
         let start = refusals.started;
-        let kinds: Vec<_> = (0..1000).map(|number| kind("expired", &format!("rule-{number}"))).collect();
+        let kinds: Vec<_> = (0..1000).map(|number| kind(Denial::Expired, &format!("rule-{number}"))).collect();
         let chosen = kinds.iter().filter(|kind| refusals.count(kind, start)).count();
         assert_eq!(u32::try_from(chosen).unwrap(), Refusals::EXPLAINED_PER_SECOND);
         assert_eq!(refusals.counts(start).len(), Refusals::MAX_KINDS);

@@ -1,5 +1,6 @@
 //! The parts of the API that the console needs: the caller, the refusals, the changes, the confirmations.
 
+use doorward::authz::denial::Denial;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -70,6 +71,8 @@ async fn refusals_are_counted_and_explained_without_any_token() {
     for refusal in list["explained"].as_array().unwrap() {
         let one = read(&doorward, &format!("/v1/refusals/{}", refusal["id"]), READER).await.body;
         assert_eq!((&one["reason"], &one["request_id"]), (&refusal["reason"], &json!("5b1f0c9e-1")));
+        let denial = Denial::ALL.into_iter().find(|denial| refusal["reason"] == denial.label()).unwrap();
+        assert_eq!(one["meaning"], denial.meaning());
         let failed: Vec<_> =
             one["checks"].as_array().unwrap().iter().filter(|check| check["passed"] == false).collect();
         assert_eq!(failed.len(), 1, "{one}");

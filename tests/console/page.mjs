@@ -168,6 +168,7 @@ async function checkText(page) {
   await page.locator('#kinds').getByRole('button', { name: 'wrong_audience' }).click();
   await page.locator('#explained button').first().click();
   await page.locator('#explain-checks [data-passed="false"]').getByText(facts.html.replaceAll('"', '\\"')).or(page.locator('#explain-checks [data-passed="false"]').getByText(facts.html)).waitFor();
+  await page.locator('#explain-meaning').getByText(/^The token is for another service/).waitFor();
   await page.keyboard.press('Escape');
   await page.locator('#kinds').getByRole('button', { name: 'unknown_issuer' }).click();
   await page.locator('#explained').getByText('evil.test').first().waitFor();

@@ -76,50 +76,32 @@ async fn revoke_token(http: &Http, request: Request) -> Result<&'static str, OAu
         info!(inlet = rule.name.as_ref(), by = by.as_deref(), "token revoked");
         // A token without a mark of its kind, for a configured audience, was read as an access token; as a refresh
         // token it has a session.
-        if hinted && let Err(RefreshError::Store) = revoke_refresh_token(http, token, hinted).await {
-            return Err(OAuthError::Unavailable(STORE));
+        if hinted
+            && let Err(denial) = revoke_refresh_token(http, token, hinted).await
+            && denial.is_temporary()
+        {
+            return Err(OAuthError::Unavailable(denial.message()));
         }
         return Ok("applied");
     };
-    if let Some(detail) = passing(denial) {
-        return Err(OAuthError::Unavailable(detail));
+    if denial.is_temporary() {
+        return Err(OAuthError::Unavailable(denial.message()));
     }
     match revoke_refresh_token(http, token, hinted).await {
         Ok(()) => Ok("applied"),
-        Err(RefreshError::Store) => Err(OAuthError::Unavailable(STORE)),
-        Err(RefreshError::Denied(Denial::WrongType)) if denial == Denial::WrongType => {
-            Err(OAuthError::UnsupportedTokenType)
-        }
-        Err(RefreshError::Denied(_)) => Ok("unknown"), // RFC 7009 section 2.2: no error for an invalid token.
+        Err(denial) if denial.is_temporary() => Err(OAuthError::Unavailable(denial.message())),
+        Err(Denial::WrongType) if denial == Denial::WrongType => Err(OAuthError::UnsupportedTokenType),
+        Err(_) => Ok("unknown"), // RFC 7009 section 2.2: no error for an invalid token.
     }
 }
 
-enum RefreshError {
-    Denied(Denial),
-    Store,
-}
-
-async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<(), RefreshError> {
+async fn revoke_refresh_token(http: &Http, token: &str, hinted: bool) -> Result<(), Denial> {
     let check = |_: &Policy, issuer: &TrustedIssuer, token: UnverifiedToken<'_>| {
         issuer.sign_out_by_refresh_token(token, hinted, clock::now())
     };
     let verified = receive(&http.state, EventSource::Revoke, token, issuer, check).await;
-    let (_, revocation) = verified.map_err(|refused| RefreshError::Denied(refused.refusal.denial))?;
-    revoke(&http.state, EventSource::Revoke, vec![revocation]).await.map_err(|_| RefreshError::Store)
-}
-
-const STORE: &str = "the revocation is not stored";
-
-/// Temporary refusals, with their reason.
-const fn passing(denial: Denial) -> Option<&'static str> {
-    match denial {
-        Denial::StoreUnavailable => Some(STORE),
-        Denial::KeysUnavailable => Some("the issuer's keys are not available"),
-        Denial::RevocationsStale => Some("the list of revocations is not current"),
-        Denial::IntrospectionUnavailable => Some("the authorization server does not answer"),
-        Denial::InternalError => Some("the decision failed"),
-        _ => None,
-    }
+    let (_, revocation) = verified.map_err(|refused| refused.refusal.denial)?;
+    revoke(&http.state, EventSource::Revoke, vec![revocation]).await.map_err(|_| Denial::StoreUnavailable)
 }
 
 /// Returns whether a token is accepted here, by the same decision as for a request that carries it.
@@ -166,11 +148,8 @@ async fn introspect(http: &Http, request: Request) -> Result<Value, OAuthError> 
     };
     match decide_token(&http.state, token, &rule, read).await.unwrap_or(Err(Denial::InternalError)) {
         Ok(Some(active)) => Ok(active),
-        Ok(None) => Ok(json!({"active": false})),
-        Err(denial) => match passing(denial) {
-            Some(detail) => Err(OAuthError::Unavailable(detail)),
-            None => Ok(json!({"active": false})),
-        },
+        Err(denial) if denial.is_temporary() => Err(OAuthError::Unavailable(denial.message())),
+        Ok(None) | Err(_) => Ok(json!({"active": false})),
     }
 }
 

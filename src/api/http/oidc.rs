@@ -53,13 +53,13 @@ async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthE
             (denial.label(), told.unwrap_or_else(|| explain(denial)))
         }
         LogoutError::Replayed => ("replayed", OAuthError::InvalidRequest("this logout token was used before")),
-        LogoutError::Store => ("store_unavailable", OAuthError::Unavailable("the revocation is not stored")),
+        LogoutError::Store => (Denial::StoreUnavailable.label(), explain(Denial::StoreUnavailable)),
     })
 }
 
 const fn explain(denial: Denial) -> OAuthError {
     OAuthError::InvalidRequest(match denial {
-        Denial::KeysUnavailable => return OAuthError::Unavailable("the issuer's keys are not available"),
+        denial if denial.is_temporary() => return OAuthError::Unavailable(denial.message()),
         Denial::UnknownIssuer => "the issuer of the logout token is not configured here",
         Denial::UnknownKey => "the logout token is signed by a key that its issuer does not publish",
         Denial::AlgorithmNotAllowed => "the algorithm of the logout token is not allowed",

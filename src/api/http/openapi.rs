@@ -17,6 +17,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::form::OAuthErrorBody;
 use super::problem::ProblemDetails;
 use super::signals::EventErrorBody;
+use crate::authz::denial::Denial;
 
 /// The OpenAPI document of both listeners.
 #[must_use]
@@ -145,6 +146,7 @@ fn examples(path: &str, has_body: bool) -> (Option<Value>, Option<Value>) {
         }
         ("/v1/refusals/{id}", _) => {
             let mut refusal = refusal();
+            refusal["meaning"] = json!(Denial::SignedOut.meaning());
             refusal["checks"] = json!([{"check": "revocation", "passed": false}]);
             (None, Some(refusal))
         }

@@ -76,6 +76,8 @@ pub(super) struct ExplainedRefusal {
 pub(super) struct RefusalWithChecks {
     #[serde(flatten)]
     refusal: ExplainedRefusal,
+    /// The meaning of the reason for an operator.
+    meaning: &'static str,
     /// As of `POST /v1/explain`: `check`, `passed` (null: not reached), `expected`, `got`; long texts are cut, and
     /// text that may be a token is left out.
     #[schema(value_type = Vec<Object>)]
@@ -120,7 +122,8 @@ pub(super) async fn one(
     let found = http.state.refusals.explained().into_iter().find(|refusal| id.parse() == Ok(refusal.id));
     let refusal =
         found.ok_or_else(|| Problem::new(Error::NotFound, "this instance does not have a refusal with this id"))?;
-    Ok(axum::Json(RefusalWithChecks { refusal: explained(&refusal), checks: refusal.checks.clone() }))
+    let meaning = refusal.kind.reason.meaning();
+    Ok(axum::Json(RefusalWithChecks { refusal: explained(&refusal), meaning, checks: refusal.checks.clone() }))
 }
 
 fn counted(count: RefusalCount) -> CountedKind {
@@ -140,7 +143,7 @@ fn explained(refusal: &Arc<Refusal>) -> ExplainedRefusal {
 
 fn kind(kind: &RefusalKind) -> KindOfRefusal {
     KindOfRefusal {
-        reason: kind.reason,
+        reason: kind.reason.label(),
         rule: kind.rule.to_string(),
         issuer: kind.issuer.as_ref().map(ToString::to_string),
         enforced: kind.enforced,

@@ -2,38 +2,6 @@
 import { get } from './api.js';
 import { $, bars, count, h, instant, sentence, show, some, spark, time } from './dom.js';
 
-/** What a reason means for an operator. The API's own word stands beside it. */
-const REASONS = {
-  missing_token: 'The request has no token.',
-  multiple_tokens: 'The request has different tokens.',
-  malformed_token: 'The token cannot be parsed.',
-  unknown_issuer: 'The issuer of the token is not configured.',
-  algorithm_not_allowed: 'The algorithm of the token is not allowed.',
-  unknown_key: 'The issuer does not publish a key with this kid.',
-  overloaded: 'Too many signatures wait to be verified: limit the requests before Envoy’s filter.',
-  keys_unavailable: 'The issuer’s keys are not loaded: check keys.jwks_url.',
-  bad_signature: 'The signature is not the issuer’s.',
-  wrong_type: 'The token is of another kind, such as an ID token or a refresh token.',
-  expired: 'The token has expired. Many at once: a client does not refresh its tokens.',
-  not_yet_valid: 'The token is dated in the future: compare the clocks of the issuer and of this host.',
-  lifetime_too_long: 'The token lives longer than max_lifetime allows.',
-  wrong_audience: 'The token is for another service: compare its aud with audiences.',
-  missing_claim: 'A claim that the configuration requires is missing.',
-  invalid_claim: 'A claim has a value that cannot be used.',
-  revoked: 'The token is revoked. A client still presents it.',
-  suspended: 'The status list of the issuer suspends the token, and may lift that.',
-  signed_out: 'The user has signed out. A client still presents the token.',
-  revocations_stale: 'The view of the revocations is too old: see the fleet.',
-  store_unavailable: 'The store did not answer in time.',
-  insufficient_scope: 'The token lacks a scope that the rule requires.',
-  claim_mismatch: 'A claim has another value than the rule requires.',
-  insufficient_authentication: 'The sign-in is too old or too weak for this rule.',
-  proof_missing: 'The token is bound to a key, and the request has no proof.',
-  proof_invalid: 'The proof does not match the token or the request.',
-  clock_skew: 'The clock of this host differs too much from that of the store.',
-  bad_request: 'The request cannot be decided: see the log.',
-};
-
 export class Refusals {
   constructor() {
     this.only = null;
@@ -109,7 +77,7 @@ export class Refusals {
     const known = [['When', refusal.at && time(refusal.at)], ['Rule', refusal.rule], ['Issuer', refusal.issuer], ['Request', refusal.request_id], ['From', refusal.source], ['Detail', refusal.detail && sentence(refusal.detail)]];
     show($('explain-facts'), ...known.filter(([, value]) => value).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, ...[value].flat()))));
     $('explain-title').textContent = refusal.reason;
-    $('explain-meaning').textContent = REASONS[refusal.reason] ?? '';
+    $('explain-meaning').textContent = refusal.meaning ?? '';
     const signs = { true: ['✓', 'passed'], false: ['✕', 'refused here'], null: ['–', 'not checked'] };
     show($('explain-checks'), ...refusal.checks.map((check) => {
       const [sign, said] = signs[check.passed];
