@@ -16,11 +16,12 @@ use crate::authz::dpop::ProofUse;
 use crate::authz::introspection::IntrospectionPolicy;
 use crate::authz::request_uri::ProxyTrust;
 use crate::authz::resource::ProtectedResource;
-use crate::authz::rule::Rule;
+use crate::authz::rule::{OnStale, Rule};
 use crate::authz::rules::Rules;
 use crate::authz::token_cache::TokenCache;
 use crate::sources::files::{Stamp, Stamps};
 use crate::sources::ledger::{AdoptedKeys, Names};
+use crate::state::DecisionLog;
 use crate::state::admin_key::AdminKey;
 
 mod access;
@@ -47,13 +48,14 @@ mod templates;
 
 pub(crate) use fault::shown_url;
 pub use fault::{Fault, Faults, KeyPath, Place};
-pub use file::{ConfigFile, Detail, Errors, Limits, List, Log, LogFormat, LogLevel, Read, Span, SubjectFormat, When};
+pub use file::{ConfigFile, Detail, Errors, Limits, List, LogFormat, LogLevel, Read, Span, SubjectFormat, When};
 pub use issuers::{Introspection, IssuerConfig, KeySource};
 pub use listen::{CheckAddress, Listen, Tls};
 pub use requests::{Identity, Payload, TokenConfig};
+use restart::Fixed;
 pub use revocation::{Revocation, Store};
 pub use schema::schema;
-pub use service::{ReplayAlarm, Telemetry};
+pub use service::{Log, ReplayAlarm, Telemetry};
 pub use signals::Transmitter;
 pub(crate) use source::Source;
 
@@ -72,15 +74,24 @@ pub struct Config {
     pub kept_answers: Duration,
     pub rules: Vec<Rule>,
     pub api_keys: ApiKeys,
-    pub freshness: FreshnessPolicy,
+    /// The greatest age of the view of revocations, and the decision beyond it.
+    pub max_staleness: Duration,
+    pub on_stale: OnStale,
     pub revocation: Revocation,
+    /// Accepts that issuers' names get another meaning.
+    pub accept_loss: bool,
+    /// The time for which an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice
+    /// its leeway.
+    pub retention: Duration,
     pub errors: Errors,
     pub admin_keys: Vec<AdminKey>,
     /// Whether the operator's console is served.
     pub console: bool,
     pub transmitters: Vec<Transmitter>,
     pub telemetry: Telemetry,
+    pub decision_log: DecisionLog,
     pub limits: Limits,
+    fixed: Fixed,
     watched: Stamps,
 }
 
@@ -146,7 +157,7 @@ impl Config {
         }
         let schema = schema::Schema::new();
         faults.extend(env::apply(&mut source, &schema, env));
-        source.judge(&schema);
+        source.judge(|path| schema.form(path));
 
         let mut blamed = source::Blamed::default();
         let unreplaced = source.placeholders();
@@ -169,7 +180,7 @@ impl Config {
         };
 
         let mut check = check::Check::new(&source, blamed, folder);
-        let config = build(&mut check, &file);
+        let config = build(&mut check, &file, Fixed::of(&schema, &source));
         faults.append(&mut check.faults);
         if !faults.is_empty() {
             return Err(Faults { watched: check.files, ..failed(faults) });
@@ -188,7 +199,12 @@ impl Config {
             default_rule: Arc::new(Rule::default()),
             api_keys: Arc::new(self.api_keys.clone()),
             tokens: Arc::new(self.token.settings.clone()),
-            freshness: self.freshness,
+            freshness: FreshnessPolicy {
+                max_staleness: self.max_staleness,
+                on_stale: self.on_stale,
+                always_lookup: self.revocation.read == Read::Lookup,
+                allow_list: self.revocation.list == List::Allow,
+            },
             introspection: Arc::new(self.introspection()),
             proxy: Arc::new(self.proxy.clone()),
             nonces: None, // Set later, with a secret of the fleet.
@@ -247,7 +263,7 @@ pub fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
 }
 
-fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
+fn build(check: &mut check::Check<'_>, file: &ConfigFile, fixed: Fixed) -> Config {
     let mut issuers = issuers::issuers(check, &file.issuers, &file.limits);
     let transmitters = signals::transmitters(check, file);
     for issuer in &mut issuers {
@@ -257,7 +273,7 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
     // The token of a revocation may be dated ahead, by the leeway at most.
     let retained = |issuer: &IssuerConfig| issuer.trusted.retention() + issuer.trusted.leeway;
     let retention = issuers.iter().map(retained).max().unwrap_or_default();
-    let (revocation, freshness) = revocation::revocation(check, &file.revocation, retention);
+    let revocation = revocation::revocation(check, &file.revocation);
     if let Store::Redis { adopt: Some(adopt), .. } = &revocation.store {
         let by_text = matches!(adopt, AdoptedKeys::Each { names: Names::TokenSha256, .. });
         // The key of a token expires with it: a token that was valid longer would be accepted again.
@@ -278,14 +294,19 @@ fn build(check: &mut check::Check<'_>, file: &ConfigFile) -> Config {
         kept_answers: *file.forward_auth.cache,
         rules: rules::rules(check, file),
         api_keys: access::api_keys(check, &file.api_keys),
-        freshness,
+        max_staleness: *file.revocation.max_staleness,
+        on_stale: rules::on_stale(file.revocation.on_stale),
         revocation,
+        accept_loss: file.revocation.accept_loss,
+        retention,
         errors: service::errors(check, &file.errors),
         admin_keys: access::admin_keys(check, &file.admin),
         console: access::console(check, file),
         transmitters,
         telemetry: service::telemetry(check, &file.telemetry),
+        decision_log: file.telemetry.log.decisions,
         limits: file.limits,
+        fixed,
         watched: Stamps::new(),
     };
     requests::header_uses(check, file);

@@ -174,6 +174,6 @@ pub(crate) fn log_in_force(config: &Config) {
         Store::Redis { .. } => "redis",
     };
     let (rules, admin_keys, api_keys) = (config.rules.len(), config.admin_keys.len(), config.api_keys.iter().count());
-    let max_staleness = humantime::format_duration(config.freshness.max_staleness).to_string();
+    let max_staleness = humantime::format_duration(config.max_staleness).to_string();
     info!(issuers, rules, store, max_staleness, admin_keys, api_keys, "in force");
 }

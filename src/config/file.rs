@@ -316,7 +316,7 @@ pub struct AdminKeyFile {
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetryFile {
     /// The log, on standard error.
-    pub log: Log,
+    pub log: LogFile,
     /// Traces over OTLP.
     #[schemars(extend("x-restart" = true))]
     pub otlp: OtlpFile,
@@ -349,7 +349,7 @@ section! {
 /// The log.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Log {
+pub struct LogFile {
     /// JSON lines, or text for people; `auto` writes text to a terminal and JSON elsewhere.
     #[schemars(extend("x-restart" = true))]
     pub format: LogFormat,

@@ -1,32 +1,52 @@
 //! Settings that take effect only after a restart: those whose description has `x-restart`.
+//!
+//! `listen`, `console`, `revocation` and `telemetry` of a [`Config`] have such settings only, and are kept whole.
 
-use schemars::schema_for;
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
-use super::revocation::Store;
-use super::{Config, Limits, Log, Revocation, Telemetry};
-use crate::authz::authorizer::FreshnessPolicy;
+use super::fault::KeyPath;
+use super::schema::Schema;
+use super::source::Source;
+use super::{Config, Limits};
+use crate::authz::api_key::{KeyDigest, digest_of};
+
+/// The keys of these settings, each with the digest of its value as it is written, or of the default: a value may be a
+/// secret.
+#[derive(Clone)]
+pub(super) struct Fixed(BTreeMap<String, KeyDigest>);
+
+impl Fixed {
+    pub(super) fn of(schema: &Schema, source: &Source) -> Self {
+        let digest = |path: KeyPath| {
+            let value = source.get(&path).cloned().or_else(|| schema.default(&path)).unwrap_or_default();
+            (path.to_string(), digest_of(value.to_string().as_bytes()))
+        };
+        Self(schema.fixed_keys().into_iter().map(digest).collect())
+    }
+
+    /// The keys of a section with another value; the section itself, if a file that it names has another content.
+    fn changed(&self, started: &Self, section: &str) -> Vec<String> {
+        let is_in_section = |key: &str| key.strip_prefix(section).is_some_and(|rest| rest.starts_with('.'));
+        let changed = self.0.iter().filter(|(key, value)| is_in_section(key) && started.0.get(*key) != Some(value));
+        let keys: Vec<_> = changed.map(|(key, _)| key.clone()).collect();
+        if keys.is_empty() { vec![section.to_owned()] } else { keys }
+    }
+}
 
 impl Config {
     /// This configuration, as far as it can take effect in a process that was started with another one: settings
     /// that need a restart keep their `started` values.
     #[must_use]
     pub fn until_restart(self, started: &Self) -> Self {
-        let FreshnessPolicy { always_lookup, allow_list, .. } = started.freshness;
         Self {
             listen: started.listen.clone(),
             console: started.console,
-            revocation: Revocation {
-                retention: self.revocation.retention,
-                accept_loss: self.revocation.accept_loss,
-                ..started.revocation.clone()
-            },
-            freshness: FreshnessPolicy { always_lookup, allow_list, ..self.freshness },
-            telemetry: Telemetry {
-                log: Log { decisions: self.telemetry.log.decisions, ..started.telemetry.log },
-                ..started.telemetry.clone()
-            },
-            limits: self.limits.until_restart(&started.limits),
+            revocation: started.revocation.clone(),
+            telemetry: started.telemetry.clone(),
+            limits: self.limits.until_restart(started.limits, &started.fixed),
+            fixed: started.fixed.clone(),
             ..self
         }
     }
@@ -35,45 +55,24 @@ impl Config {
     #[must_use]
     pub fn needs_restart(&self, started: &Self) -> Vec<String> {
         let kept = self.clone().until_restart(started);
-        let store = match (&self.revocation.store, &kept.revocation.store) {
-            (Store::Redis { .. }, Store::Redis { .. }) => "revocation.redis",
-            (Store::Embedded { .. }, Store::Embedded { .. }) => "revocation.embedded",
-            _ => "revocation.store",
-        };
-        let (listen, old_listen) = (&self.listen, &kept.listen);
-        let (revocation, old_revocation) = (&self.revocation, &kept.revocation);
-        let (telemetry, old_telemetry) = (&self.telemetry, &kept.telemetry);
-        let named = [
-            ("console.enabled", self.console != kept.console),
-            ("listen.check", listen.check != old_listen.check),
-            ("listen.http", listen.http != old_listen.http),
-            ("listen.admin", listen.admin != old_listen.admin),
-            ("listen.cors_origins", listen.cors_origins != old_listen.cors_origins),
-            ("listen.tls", listen.tls != old_listen.tls),
-            ("revocation.list", revocation.list != old_revocation.list),
-            ("revocation.read", revocation.read != old_revocation.read),
-            ("revocation.allow_eviction", revocation.allow_eviction != old_revocation.allow_eviction),
-            (store, revocation.store != old_revocation.store),
-            ("telemetry.log.format", telemetry.log.format != old_telemetry.log.format),
-            ("telemetry.log.level", telemetry.log.level != old_telemetry.log.level),
-            ("telemetry.otlp", telemetry.otlp_endpoint != old_telemetry.otlp_endpoint),
-            ("telemetry.replay_alarm", telemetry.replay_alarm != old_telemetry.replay_alarm),
+        // A key may be written anew without any effect: by other text, or beside the feature that is chosen.
+        let sections = [
+            ("console", self.console != kept.console),
+            ("listen", self.listen != kept.listen),
+            ("revocation", self.revocation != kept.revocation),
+            ("telemetry", self.telemetry != kept.telemetry),
+            ("limits", self.limits != kept.limits),
         ];
-        let named = named.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key.to_owned());
-        let (new, old) = (self.limits.to_map(), kept.limits.to_map());
-        let limits = new.into_iter().filter(|(key, value)| old.get(key) != Some(value));
-        named.chain(limits.map(|(key, _)| format!("limits.{key}"))).collect()
+        let changed = sections.into_iter().filter(|(_, differs)| *differs);
+        changed.flat_map(|(section, _)| self.fixed.changed(&started.fixed, section)).collect()
     }
 }
 
 impl Limits {
-    fn until_restart(self, started: &Self) -> Self {
-        let schema = schema_for!(Self).to_value();
+    fn until_restart(self, started: Self, fixed: &Fixed) -> Self {
         let (mut kept, mut started) = (self.to_map(), started.to_map());
-        for (key, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            if property.get("x-restart").is_some() {
-                kept.extend(started.remove_entry(key));
-            }
+        for key in fixed.0.keys().filter_map(|key| key.strip_prefix("limits.")) {
+            kept.extend(started.remove_entry(key));
         }
         serde_json::from_value(Value::Object(kept)).unwrap_or(self)
     }

@@ -1,7 +1,6 @@
 //! The store of revocations, and the greatest age of the view of them.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
@@ -12,8 +11,6 @@ use super::fault::KeyPath;
 use super::file::{
     AdoptFile, AdoptSetFile, List, Read, RedisFile, RelayFile, RelayServerFile, RevocationFile, StoreKind,
 };
-use super::rules::on_stale;
-use crate::authz::authorizer::FreshnessPolicy;
 use crate::sources::ledger::{AdoptedKeys, Names, Redis, RedisConfigError};
 
 /// The store of revocations, and the way in which they are read.
@@ -24,11 +21,6 @@ pub struct Revocation {
     pub read: Read,
     /// Accepts a Redis that may drop revocations.
     pub allow_eviction: bool,
-    /// Accepts that issuers' names get another meaning.
-    pub accept_loss: bool,
-    /// The time for which an entry of the log may matter: the longest `max_lifetime` of an issuer plus twice
-    /// its leeway.
-    pub retention: Duration,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -46,11 +38,7 @@ pub enum Store {
     },
 }
 
-pub(super) fn revocation(
-    check: &mut Check<'_>,
-    file: &RevocationFile,
-    retention: Duration,
-) -> (Revocation, FreshnessPolicy) {
+pub(super) fn revocation(check: &mut Check<'_>, file: &RevocationFile) -> Revocation {
     let at = KeyPath::root().key("revocation");
     let store = match file.store {
         StoreKind::Embedded => Store::Embedded { path: embedded_path(check, &at, file) },
@@ -71,21 +59,7 @@ pub(super) fn revocation(
                        the name of a file, such as `/var/lib/doorward/revocations`";
         check.warn(&at.key("embedded").key("path"), message);
     }
-    let freshness = FreshnessPolicy {
-        max_staleness: *file.max_staleness,
-        on_stale: on_stale(file.on_stale),
-        always_lookup: file.read == Read::Lookup,
-        allow_list: file.list == List::Allow,
-    };
-    let revocation = Revocation {
-        store,
-        list: file.list,
-        read: file.read,
-        allow_eviction: file.allow_eviction,
-        accept_loss: file.accept_loss,
-        retention,
-    };
-    (revocation, freshness)
+    Revocation { store, list: file.list, read: file.read, allow_eviction: file.allow_eviction }
 }
 
 fn embedded_path(check: &mut Check<'_>, at: &KeyPath, file: &RevocationFile) -> Option<PathBuf> {

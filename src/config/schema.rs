@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::fault::{Fault, KeyPath, Step};
 use super::file::{ConfigFile, Span};
 use super::shown::Shown;
-use super::source::Source;
+use super::source::{Form, Source};
 
 /// The JSON Schema (draft 2020-12) of the file.
 #[must_use]
@@ -177,6 +177,30 @@ impl Schema {
     pub(super) fn is_secret(&self, path: &KeyPath) -> bool {
         let is_secret = |property: &Value| property.get("writeOnly").is_some() || is_titled(property, "digest");
         self.properties(path).into_iter().flatten().any(is_secret)
+    }
+
+    /// The keys that need a restart; of a whole section that does, its keys.
+    pub(super) fn fixed_keys(&self) -> Vec<KeyPath> {
+        let mut found = Vec::new();
+        self.find_fixed(&self.root, &KeyPath::root(), false, &mut found);
+        found
+    }
+
+    fn find_fixed(&self, node: &Value, at: &KeyPath, is_fixed: bool, found: &mut Vec<KeyPath>) {
+        for (name, property) in self.resolved(node).get("properties").and_then(Value::as_object).into_iter().flatten() {
+            let (path, is_fixed) = (at.key(name), is_fixed || property.get("x-restart").is_some());
+            if self.resolved(property).get("properties").is_some() && (!is_fixed || at.steps().is_empty()) {
+                self.find_fixed(property, &path, is_fixed, found);
+            } else if is_fixed {
+                found.push(path);
+            }
+        }
+    }
+
+    /// The properties of the value at a path that follow from its key.
+    pub(super) fn form(&self, path: &KeyPath) -> Form {
+        let harmless = self.is_harmless(path).then_some(Shown::Written);
+        Form { shown: harmless.or_else(|| self.shown(path)), is_secret: self.is_secret(path) }
     }
 
     /// A keyword of our own at the innermost key of a path.

@@ -4,7 +4,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::check::Check;
 use super::fault::KeyPath;
-use super::file::{Errors, Log, TelemetryFile};
+use super::file::{Errors, LogFormat, LogLevel, TelemetryFile};
 use crate::traces::Traces;
 
 /// Logs and traces.
@@ -13,6 +13,13 @@ pub struct Telemetry {
     pub log: Log,
     pub otlp_endpoint: Option<String>,
     pub replay_alarm: Option<ReplayAlarm>,
+}
+
+/// The form of the log, and its least severe level.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: LogLevel,
 }
 
 /// The webhook that is notified when a revoked token is presented.
@@ -61,5 +68,6 @@ pub(super) fn telemetry(check: &mut Check<'_>, file: &TelemetryFile) -> Telemetr
         let token = check.secret(&at, "token", file.token.as_ref(), file.token_file.as_ref());
         ReplayAlarm { url: file.url.clone(), token, per_minute: file.per_minute }
     });
-    Telemetry { log: file.log, otlp_endpoint: file.otlp.endpoint.clone(), replay_alarm }
+    let log = Log { format: file.log.format, level: file.log.level };
+    Telemetry { log, otlp_endpoint: file.otlp.endpoint.clone(), replay_alarm }
 }

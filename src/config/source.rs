@@ -8,7 +8,6 @@ use serde_json::{Map, Value};
 use serde_saphyr::{Options, Spanned};
 
 use super::fault::{Fault, KeyPath, Place, Step, shown_location, shown_url};
-use super::schema::Schema;
 use super::shown::Shown;
 
 /// The largest file that is read, in bytes: 10,000 API keys take about 2 MB.
@@ -19,10 +18,10 @@ const MAX_DEPTH: usize = 32;
 
 /// The properties of a value that follow from its key.
 #[derive(Clone, Copy)]
-struct Form {
+pub(super) struct Form {
     /// How it may be shown; `None`: it may not.
-    shown: Option<Shown>,
-    is_secret: bool,
+    pub(super) shown: Option<Shown>,
+    pub(super) is_secret: bool,
 }
 
 /// The written values and their places.
@@ -165,16 +164,10 @@ impl Source {
         }
     }
 
-    /// Asks the schema about the values: how they may be shown, those of a harmless form as they are; once for all
-    /// items of a list.
-    pub(super) fn judge(&mut self, schema: &Schema) {
+    /// Learns the properties of the values from `form`, which is asked once for all items of a list.
+    pub(super) fn judge(&mut self, form: impl Fn(&KeyPath) -> Form) {
         let mut known = HashMap::new();
-        let mut form = |path: &KeyPath| {
-            *known.entry(path.of_any_item()).or_insert_with_key(|path| Form {
-                shown: schema.is_harmless(path).then_some(Shown::Written).or_else(|| schema.shown(path)),
-                is_secret: schema.is_secret(path),
-            })
-        };
+        let mut form = |path: &KeyPath| *known.entry(path.of_any_item()).or_insert_with_key(&form);
         self.forms = self.places.keys().map(|path| (path.clone(), form(path))).collect();
     }
 

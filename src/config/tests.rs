@@ -1,5 +1,6 @@
 use crate::authz::answer::{IdentityField, PayloadProfile, TokenField};
 use crate::state::admin_key::Permission;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -60,7 +61,7 @@ fn the_example_of_the_specification_loads() {
     let KeySource::Fetched(keys) = &issuer.keys else { panic!("{:?}", issuer.keys) };
     assert_eq!(keys.location, Location::Url("https://auth.example.com/jwks".to_owned()));
     assert_eq!((keys.cooldown, keys.max_stale), (Duration::from_secs(30), Duration::from_secs(86_400)));
-    assert_eq!(config.revocation.retention, Duration::from_secs(86_460));
+    assert_eq!(config.retention, Duration::from_secs(86_460));
 
     let bearer = TokenSource::Header { name: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) };
     assert_eq!((config.token.settings.from, config.token.settings.max_bytes), (vec![bearer], 16384));
@@ -82,7 +83,7 @@ fn the_example_of_the_specification_loads() {
 
     let Store::Redis { server: redis, .. } = &config.revocation.store else { panic!("{:?}", config.revocation.store) };
     assert_eq!((redis.url.as_str(), redis.key_prefix.as_str()), ("redis://127.0.0.1:6379/0", "doorward:"));
-    assert_eq!(config.freshness.max_staleness, Duration::from_secs(30));
+    assert_eq!(config.max_staleness, Duration::from_secs(30));
     assert_eq!(config.admin_keys[0].may, [Permission::Revoke, Permission::Read]);
 }
 
@@ -221,12 +222,45 @@ fn settings_that_need_a_restart_are_named_and_kept() {
         let next = config(more);
         assert_eq!(next.needs_restart(&started), expected, "{more}");
         let kept = next.until_restart(&started);
-        assert_eq!((kept.freshness.allow_list, kept.freshness.always_lookup), (false, false), "{more}");
+        let freshness = kept.authorizer().freshness;
+        assert_eq!((freshness.allow_list, freshness.always_lookup), (false, false), "{more}");
         assert_eq!(kept.needs_restart(&started), Vec::<&str>::new());
     }
     let longer = good(&ISSUER.replace("name:", "max_lifetime: 48h, name:")).config;
     assert_eq!(longer.needs_restart(&started), Vec::<&str>::new());
-    assert_eq!(longer.until_restart(&started).revocation.retention, Duration::from_secs(2 * 86_400 + 60));
+    assert_eq!(longer.until_restart(&started).retention, Duration::from_secs(2 * 86_400 + 60));
+}
+
+/// A key is not named for its text alone, and a file not passed over for its name.
+#[test]
+fn only_a_change_with_an_effect_needs_a_restart() {
+    let inline = config("revocation: {redis: {password: 'correct horse'}}\n");
+    for (more, expected) in [
+        ("revocation: {redis: {password_file: password}}\n", &[][..]),
+        ("revocation: {redis: {password: other}}\n", &["revocation.redis"]),
+        ("revocation: {redis: {password: 'correct horse'}, embedded: {path: x}}\n", &[]),
+        ("revocation: {redis: {password: 'correct horse'}}\nlisten: {mode: '0600', http: '127.0.0.1:9192'}\n", &[]),
+    ] {
+        let next = good(&format!("{ISSUER}{more}")).config;
+        assert_eq!(next.needs_restart(&inline), expected, "{more}");
+    }
+    let folder = std::env::temp_dir().join(format!("doorward-restart-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let read = |password: &str| {
+        std::fs::write(folder.join("password"), password).unwrap();
+        let text = format!("{ISSUER}revocation: {{redis: {{password_file: password}}}}\n");
+        Config::parse(&text, "c.yaml", &folder, std::iter::empty()).unwrap().config
+    };
+    let (old, new) = (read("old"), read("new"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(new.needs_restart(&old), ["revocation"]);
+}
+
+/// The parts of a configuration with settings that need a restart, or stand beside such a setting.
+fn usable(config: &Config) -> impl Debug + PartialEq {
+    let Config { listen, console, revocation, telemetry, limits, .. } = config.clone();
+    let Config { decision_log, accept_loss, max_staleness, on_stale, retention, .. } = *config;
+    (listen, console, revocation, telemetry, limits, (decision_log, accept_loss, max_staleness, on_stale, retention))
 }
 
 /// The keys that are marked with `x-restart` are exactly those whose old value is kept and that are named.
@@ -257,9 +291,9 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
         ("console", "ConsoleFile", "enabled", "true"),
         ("telemetry", "TelemetryFile", "otlp", "{endpoint: 'http://a.test'}"),
         ("telemetry", "TelemetryFile", "replay_alarm", "{url: 'https://a.test'}"),
-        ("telemetry.log", "Log", "format", "text"),
-        ("telemetry.log", "Log", "level", "debug"),
-        ("telemetry.log", "Log", "decisions", "all"),
+        ("telemetry.log", "LogFile", "format", "text"),
+        ("telemetry.log", "LogFile", "level", "debug"),
+        ("telemetry.log", "LogFile", "decisions", "all"),
     ];
     let others = others.map(|(section, name, key, other)| {
         let mut property = properties(name)[key].clone();
@@ -282,15 +316,16 @@ fn what_is_marked_needs_a_restart_and_nothing_else_does() {
             None => format!("{section}: {{{more}{key}: {other}}}\n"),
         };
         let next = config(&text);
-        let key = if key == "mode" { "check" } else { &key };
         let named = if is_marked(&property) { vec![format!("{section}.{key}")] } else { Vec::new() };
         assert_eq!(next.needs_restart(&started), named, "{text}");
-        assert_eq!(next.until_restart(&started).needs_restart(&started), Vec::<String>::new(), "{text}");
+        let kept = next.clone().until_restart(&started);
+        assert_eq!(kept.needs_restart(&started), Vec::<String>::new(), "{text}");
+        assert_eq!(usable(&kept), usable(if is_marked(&property) { &started } else { &next }), "{text}");
         seen += 1;
     }
     // No section but these has such keys.
     let marks = serde_json::to_string(&schema).unwrap().matches("\"x-restart\":true").count();
-    let expected = ["Limits", "RevocationFile", "TelemetryFile", "Log"];
+    let expected = ["Limits", "RevocationFile", "TelemetryFile", "LogFile"];
     let in_sections: usize =
         expected.iter().map(|name| properties(name).values().filter(|p| is_marked(p)).count()).sum();
     assert_eq!(marks, in_sections + 2, "the whole of `listen` and of `console`, and these");

@@ -30,7 +30,7 @@ pub fn state(config: &Config) -> anyhow::Result<(Arc<State>, Option<WebhookSende
     let traces = config.telemetry.otlp_endpoint.as_ref().map(traces).transpose().context("telemetry.otlp.endpoint")?;
     let replica = Arc::new(Replica::new(ledger(config)?, metrics.store.clone()));
     metrics.store_durable.set(i64::from(config.revocation.store != Store::Embedded { path: None }));
-    replica.retain_for(config.revocation.retention, longest_leeway(config));
+    replica.retain_for(config.retention, longest_leeway(config));
     replica.expect_issuers(issuer_names(config));
     let (alarm, webhook_sender) = alarm(config, &metrics)?;
     let introspectors = introspectors(config, &Introspectors::default(), &metrics.introspections)?;
@@ -50,13 +50,13 @@ pub fn policy(config: &Config) -> Policy {
     Policy {
         authorizer: config.authorizer(),
         responder: config.responder(),
-        decision_log: config.telemetry.log.decisions,
+        decision_log: config.decision_log,
         admin_keys,
         transmitters,
         max_wait: *config.limits.decision_timeout,
         max_waiting: config.limits.waiting_decisions,
         kept_answers: config.kept_answers,
-        accept_loss: config.revocation.accept_loss,
+        accept_loss: config.accept_loss,
         publishers,
         allowed: AllowedCounters::default(),
     }
@@ -165,7 +165,7 @@ fn redis_config(config: &Config, server: &Redis, adopt: Option<&AdoptedKeys>) ->
             issuers: adopting_issuers(config),
         }),
         allow_eviction: config.revocation.allow_eviction,
-        retention: config.revocation.retention,
+        retention: config.retention,
         leeway: longest_leeway(config),
         command_deadline: *config.limits.store_timeout,
         write_deadline: *config.limits.store_timeout,
@@ -179,7 +179,7 @@ pub fn relays(config: &Config, process: &str, stats: &RelayStats) -> anyhow::Res
     let Store::Redis { server, relay: others, .. } = &config.revocation.store else { return Ok(Vec::new()) };
     let redis = |server: &Redis| RedisConfig {
         allow_eviction: config.revocation.allow_eviction,
-        retention: config.revocation.retention,
+        retention: config.retention,
         leeway: longest_leeway(config),
         ..Relay::config(server.clone())
     };
@@ -207,7 +207,7 @@ pub fn issuer_names(config: &Config) -> Vec<IssuerName> {
 #[must_use]
 pub fn shortest_staleness(config: &Config) -> Duration {
     let by_rule = config.rules.iter().filter_map(|rule| rule.max_staleness);
-    by_rule.fold(config.freshness.max_staleness, Duration::min)
+    by_rule.fold(config.max_staleness, Duration::min)
 }
 
 /// The issuers whose token ids an adopted key may name: all of them, because the key names none.

@@ -168,7 +168,7 @@ impl Reload {
 
     /// Refuses a configuration under which live revocations may no longer apply.
     async fn keeps_revocations(&self, config: &Config) -> anyhow::Result<()> {
-        if config.revocation.accept_loss {
+        if config.accept_loss {
             return Ok(());
         }
         let conflicts = Box::pin(self.state.replica.names_lost_by(&trusted(config))).await?;
@@ -205,7 +205,7 @@ impl Reload {
         for source in sources.iter().filter(|source| self.sources.iter().any(|known| source.continues(known))) {
             policy = policy.with_keys(&source.issuer, old.keys_of(&source.issuer));
         }
-        self.state.replica.retain_for(config.revocation.retention, assemble::longest_leeway(&config));
+        self.state.replica.retain_for(config.retention, assemble::longest_leeway(&config));
         self.state.replica.expect_issuers(assemble::issuer_names(&config));
         self.state.streams().limit(config.limits.streams);
         self.state.replica.adopt_for(assemble::adopting_issuers(&config), assemble::shortest_staleness(&config));

@@ -34,7 +34,7 @@ fn variables_override_any_scalar() {
     let Store::Redis { server: redis, .. } = &config.revocation.store else { panic!() };
     assert_eq!(redis.url.as_str(), "redis://r.test:1/2");
     assert_eq!(redis.password.as_ref().map(secrecy::ExposeSecret::expose_secret), Some("{00: null"));
-    assert_eq!(config.freshness.max_staleness, Duration::from_secs(5));
+    assert_eq!(config.max_staleness, Duration::from_secs(5));
     assert_eq!((config.listen.http, config.listen.admin), (None, None));
     assert_eq!(config.api_keys.header, "x-key");
     assert!(!config.token.forward);

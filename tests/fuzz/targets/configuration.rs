@@ -39,7 +39,7 @@ pub fn run(data: &[u8]) {
                     !issuer.trusted.algorithms.is_empty()
                         && issuer.trusted.max_lifetime >= std::time::Duration::from_secs(1)
                 );
-                assert!(config.revocation.retention >= issuer.trusted.retention(), "forgotten before it is over");
+                assert!(config.retention >= issuer.trusted.retention(), "forgotten before it is over");
             }
             let authorizer = config.authorizer();
             assert_eq!(authorizer.issuers.len(), config.issuers.len());
