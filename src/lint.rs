@@ -22,6 +22,7 @@ use crate::authz::certificate::CertificateSource;
 use crate::authz::dpop::{self, ProofUse};
 use crate::authz::rule::PathMatch;
 use crate::authz::token_source::TokenSource;
+use crate::config::file::IdentityFile;
 use crate::config::{Config, KeyPath};
 pub use document::Document;
 use model::Model;
@@ -101,7 +102,7 @@ impl Default for Expected {
     fn default() -> Self {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         Self {
-            identity: names(&["x-user-id", "x-user-email"]),
+            identity: IdentityFile::default().headers.into_keys().collect(),
             reads: vec![names(&["authorization", "cookie"])],
             sets_cookie: false,
             withholds_token: false,

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::authz::answer::IdentityField;
 use crate::state::DecisionLog;
 use crate::state::admin_key::Permission;
 
@@ -195,15 +196,22 @@ impl TokenFromFile {
 section! {
     /// The caller's identity as it is sent to the upstream.
     pub struct IdentityFile {
-        /// Header names and their values: user_id, email, session_id, client_id, token_id, issuer, scopes,
-        /// expires_at, api_client, or `claim:/json/pointer`; the prefix `base64:` encodes the value as base64url. A
-        /// header of this name in the client's request is always removed.
-        #[schemars(extend("x-shown" = "text"))]
+        /// Header names and their values: {fields}, or `claim:/json/pointer`; the prefix `base64:` encodes the value as
+        /// base64url. A header of this name in the client's request is always removed.
+        #[schemars(extend("x-shown" = "text"), transform = with_identity_fields)]
         pub headers: BTreeMap<String, String> =
             [("x-user-id", "user_id"), ("x-user-email", "email")].map(|(name, field)| (name.into(), field.into())).into(),
         /// The whole identity as one JSON document in one header; off by default.
         pub payload: Option<PayloadFile> = None,
     }
+}
+
+/// Names the fields in a description, for `{fields}`.
+fn with_identity_fields(schema: &mut schemars::Schema) {
+    let fields: Vec<_> = IdentityField::names().collect();
+    let written = schema.get("description").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let described = written.replace("{fields}", &fields.join(", "));
+    schema.insert("description".to_owned(), described.into());
 }
 
 section! {

@@ -347,6 +347,15 @@ fn the_schema_describes_every_key() {
     assert_eq!(schema["$defs"]["RevocationFile"]["properties"]["max_staleness"]["default"], "30s");
 }
 
+#[test]
+fn the_description_of_identity_headers_names_every_field() {
+    let schema = schema();
+    let description = schema["$defs"]["IdentityFile"]["properties"]["headers"]["description"].as_str().unwrap();
+    let (_, listed) = description.split_once("values: ").unwrap();
+    let (listed, _) = listed.split_once(", or").unwrap();
+    assert!(listed.split(", ").eq(IdentityField::names()), "{description}");
+}
+
 /// Text that looks like a configuration more often than chance would have it.
 fn arbitrary_yaml() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
