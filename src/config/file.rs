@@ -37,6 +37,16 @@ macro_rules! section {
     };
 }
 
+/// The text of a setting that several sections have.
+macro_rules! text {
+    (insecure) => {
+        "Allows plain HTTP to hosts other than loopback."
+    };
+    (ca_file of $server:literal) => {
+        concat!("The CA that signed the certificate of ", $server, ", PEM; by default the CAs of the system.")
+    };
+}
+
 mod issuers;
 mod limits;
 mod proxy;
@@ -349,7 +359,7 @@ section! {
         /// The most alarms per minute, in the log as well; further ones are counted in the next alarm.
         #[schemars(range(min = 1, max = 6000))]
         pub per_minute: u32 = 60,
-        /// Allows plain HTTP to hosts other than loopback.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
     }
 }

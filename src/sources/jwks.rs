@@ -45,7 +45,7 @@ pub struct KeySettings {
     pub timeout: Duration,
     /// The largest answer that is read, in bytes.
     pub max_bytes: usize,
-    /// Allows plain http to other hosts than loopback.
+    /// Allows plain HTTP to hosts other than loopback.
     pub insecure: bool,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,

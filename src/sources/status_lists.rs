@@ -34,7 +34,7 @@ pub struct StatusListSettings {
     pub max_bytes: usize,
     /// The most lists.
     pub max_lists: usize,
-    /// Allows plain http to other hosts than loopback.
+    /// Allows plain HTTP to hosts other than loopback.
     pub insecure: bool,
     /// Trusted instead of the system's.
     pub authorities: Option<Authorities>,

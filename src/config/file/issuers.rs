@@ -166,7 +166,7 @@ section! {
         /// The file with a shared secret for HS256, HS384 or HS512.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub secret_file: Option<String> = None,
-        /// Allows plain HTTP to hosts other than loopback.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
         /// The interval between two fetches of the keys; shorter if the provider's Cache-Control requires it.
         #[schemars(transform = Within("1s", "1d"))]
@@ -180,8 +180,7 @@ section! {
         /// The timeout of one fetch, body included.
         #[schemars(transform = Within("100ms", "1m"))]
         pub timeout: Span = Span::seconds(5),
-        /// The CA that signed the certificate of the server of `jwks_url` or `discovery`, PEM; by default the CAs of
-        /// the system.
+        #[doc = text!(ca_file of "the server of `jwks_url` or `discovery`")]
         pub ca_file: Option<String> = None,
     }
 }
@@ -271,9 +270,9 @@ section! {
         pub timeout: Span = Span::seconds(1),
         /// The tokens that are introspected.
         pub when: When = When::default(),
-        /// Allows plain HTTP to hosts other than loopback.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
-        /// The CA that signed the certificate of the endpoint, PEM; by default the CAs of the system.
+        #[doc = text!(ca_file of "the endpoint")]
         pub ca_file: Option<String> = None,
     }
 }
@@ -298,9 +297,9 @@ section! {
         pub valid: Vec<u8> = vec![0],
         /// The status values of tokens that are refused as `suspended`; every other value refuses as `revoked`.
         pub suspended: Vec<u8> = vec![2],
-        /// Allows plain http to other hosts than this one.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
-        /// The CA that signed the certificates of the servers of lists, PEM; by default those of the system.
+        #[doc = text!(ca_file of "the server of a list")]
         pub ca_file: Option<String> = None,
     }
 }

@@ -75,7 +75,7 @@ section! {
         /// The file with the password.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub password_file: Option<String> = None,
-        /// The CA that signed the server's certificate, PEM; by default the CAs of the system.
+        #[doc = text!(ca_file of "the server")]
         #[schemars(extend("x-shown" = "text"))]
         pub ca_file: Option<String> = None,
         /// The prefix of every key.
@@ -84,8 +84,7 @@ section! {
         /// Also applies keys of an existing service, such as `blacklist:{jti}`, with `{token}` for the whole token or
         /// `{token_sha256}` for its SHA-256 in hex, or `{set: KEY}` whose members are token ids; for every issuer. Each
         /// instance scans the database at an interval of half the shortest `max_staleness`; a scan takes about 0.75 ms
-        /// of Redis's time for each 1000 keys. No leeway is granted after `exp` then, because such a key expires with
-        /// the
+        /// of Redis's time for each 1000 keys. No leeway is granted after `exp` then, because such a key expires with the
         /// token.
         #[schemars(extend("x-shown" = "text"))]
         pub adopt: Option<AdoptFile> = None,
@@ -108,6 +107,7 @@ pub enum RelayFile {
     Server(Box<RelayServerFile>),
 }
 
+// Not `RedisFile` with fewer fields by `flatten`: serde does not refuse unknown keys then.
 section! {
     /// The Redis of another region, as in `revocation.redis`.
     #[schemars(transform = Required(&["url"]))]
@@ -124,7 +124,7 @@ section! {
         /// The file with the password.
         #[schemars(extend("x-shown" = "secret_file"))]
         pub password_file: Option<String> = None,
-        /// The CA that signed the server's certificate, PEM; by default the CAs of the system.
+        #[doc = text!(ca_file of "the server")]
         #[schemars(extend("x-shown" = "text"))]
         pub ca_file: Option<String> = None,
         /// The prefix of every key there; by default the prefix here.

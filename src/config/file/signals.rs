@@ -37,8 +37,7 @@ section! {
         pub client_credentials: Option<ClientCredentialsFile> = None,
         /// Sets the stream up and keeps it verified; null leaves that to the operator.
         pub stream: Option<StreamFile> = None,
-        /// The CA that signed the certificate of the transmitter, PEM, for `poll`, `stream` and, unless `keys.ca_file`
-        /// is set, `keys`; by default the CAs of the system.
+        #[doc = text!(ca_file of "the transmitter (`poll`, `stream` and, without `keys.ca_file`, `keys`)")]
         pub ca_file: Option<String> = None,
         /// The accepted subject formats. `email` names a user by the email address in the tokens, `scim` by the
         /// id or the `externalId` of a SCIM resource.
@@ -87,7 +86,7 @@ section! {
         /// The parameter `audience` of the request, for servers that need it.
         #[schemars(extend("x-shown" = "text"))]
         pub audience: Option<String> = None,
-        /// Allows plain http to other hosts than this one.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
     }
 }
@@ -118,7 +117,7 @@ section! {
         /// The time within which a requested verification event must arrive; the stream then counts as silent.
         #[schemars(transform = Within("1s", "1d"))]
         pub silent_after: Span = Span::seconds(300),
-        /// Allows plain HTTP to hosts other than loopback.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
     }
 }
@@ -138,7 +137,7 @@ section! {
         /// The pause between two empty polls.
         #[schemars(transform = Within("1s", "1h"))]
         pub interval: Span = Span::seconds(10),
-        /// Allows plain HTTP to hosts other than loopback.
+        #[doc = text!(insecure)]
         pub insecure: bool = false,
     }
 }
