@@ -1,5 +1,8 @@
 //! The decision: tokens, revocations and rules as pure functions. No I/O, no async, no clock.
 
+#[macro_use]
+mod labels;
+
 pub mod actor;
 pub mod answer;
 pub mod api_key;

@@ -34,35 +34,19 @@ pub(super) enum Proof {
     Dpop(Box<VerifiedProof>),
 }
 
-/// The result of a proof: a closed set.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ProofResult {
-    Accepted,
-    Missing,
-    Invalid,
-    /// The proof is valid, and was used before.
-    Replayed,
-    /// The proof has no nonce, or an old one.
-    Nonce,
-    /// Whether the proof was used before cannot be determined.
-    Unknown,
-}
-
-impl ProofResult {
-    pub const ALL: [Self; 6] =
-        [Self::Accepted, Self::Missing, Self::Invalid, Self::Replayed, Self::Nonce, Self::Unknown];
-
-    /// The stable public name.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Missing => "missing",
-            Self::Invalid => "invalid",
-            Self::Replayed => "replayed",
-            Self::Nonce => "nonce",
-            Self::Unknown => "unknown",
-        }
+labels! {
+    /// The result of a proof: a closed set.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum ProofResult {
+        Accepted = "accepted",
+        Missing = "missing",
+        Invalid = "invalid",
+        /// The proof is valid, and was used before.
+        Replayed = "replayed",
+        /// The proof has no nonce, or an old one.
+        Nonce = "nonce",
+        /// Whether the proof was used before cannot be determined.
+        Unknown = "unknown",
     }
 }
 

@@ -4,50 +4,23 @@ use std::fmt;
 
 use crate::refusal::Shown;
 
-/// Why a key of a set is left out.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub enum RejectedKey {
-    Malformed,
-    UnknownType,
-    /// A shared secret, or a private key, in a set that others can read.
-    Secret,
-    NotForSignatures,
-    WeakRsa,
-    /// A coordinate or a point that has not the octets of its curve, leading zeros included (RFC 7518 section 6.2.1.2,
-    /// RFC 8037 section 2). Go, PyJWT and the Web Cryptography API refuse such a key, too.
-    CoordinateLength,
-    /// Not a point of the curve, or one of so small an order that anyone can sign for it.
-    NotOnCurve,
-    AlgorithmNotAllowed,
-    DuplicateId,
-}
-
-impl RejectedKey {
-    pub const ALL: [Self; 9] = [
-        Self::Malformed,
-        Self::UnknownType,
-        Self::Secret,
-        Self::NotForSignatures,
-        Self::WeakRsa,
-        Self::CoordinateLength,
-        Self::NotOnCurve,
-        Self::AlgorithmNotAllowed,
-        Self::DuplicateId,
-    ];
-
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::UnknownType => "unknown_type",
-            Self::Secret => "secret",
-            Self::NotForSignatures => "not_for_signatures",
-            Self::WeakRsa => "weak_rsa",
-            Self::CoordinateLength => "coordinate_length",
-            Self::NotOnCurve => "not_on_curve",
-            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
-            Self::DuplicateId => "duplicate_id",
-        }
+labels! {
+    /// Why a key of a set is left out.
+    #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+    pub enum RejectedKey {
+        Malformed = "malformed",
+        UnknownType = "unknown_type",
+        /// A shared secret, or a private key, in a set that others can read.
+        Secret = "secret",
+        NotForSignatures = "not_for_signatures",
+        WeakRsa = "weak_rsa",
+        /// A coordinate or a point that has not the octets of its curve, leading zeros included (RFC 7518 section
+        /// 6.2.1.2, RFC 8037 section 2). Go, PyJWT and the Web Cryptography API refuse such a key, too.
+        CoordinateLength = "coordinate_length",
+        /// Not a point of the curve, or one of so small an order that anyone can sign for it.
+        NotOnCurve = "not_on_curve",
+        AlgorithmNotAllowed = "algorithm_not_allowed",
+        DuplicateId = "duplicate_id",
     }
 }
 

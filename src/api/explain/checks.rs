@@ -32,10 +32,10 @@ pub(super) fn checks(
         Some(Check::Claims) if step >= Check::Type => None,
         _ => Some(true),
     };
-    let checks = Check::ALL.iter().copied().map(|step| {
+    let checks = Check::ALL.into_iter().map(|step| {
         let (expected, got) = context.of(step);
         let passed = passed(step).filter(|passed| !passed || context.applies(step, is_complete));
-        let mut check = json!({"check": step.name(), "passed": passed});
+        let mut check = json!({"check": step.label(), "passed": passed});
         for (name, value) in [("expected", expected), ("got", got)] {
             if !value.is_null() {
                 check[name] = value;

@@ -1,70 +1,40 @@
 //! Why streams end.
 
 use crate::authz::denial::Denial;
+use crate::authz::labels;
 use crate::authz::revocation::Origin;
 
-/// Why Doorward ends a stream.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Cause {
-    SignedOut,
-    Revoked,
-    /// The status list of its issuer suspends its token.
-    Suspended,
-    /// Its token has expired, leeway included.
-    Expired,
-    /// The key that verified its token is not published or configured any more.
-    KeyWithdrawn,
-    /// The key that verified its token is not loaded here, and its issuer's keys cannot be fetched.
-    KeysUnavailable,
-    /// The issuer of its token is not configured any more, or names its users, sessions or clients by other claims.
-    IssuerRemoved,
-    /// The view of the revocations, or the status list of its issuer, is older than its rule allows.
-    Stale,
-    /// This process shuts down.
-    Draining,
-    /// The stream has no seal of a decision.
-    Unproven,
-    /// The limit of streams is reached.
-    Crowded,
-    /// Its messages differ from those of `request_header_mode` and `response_trailer_mode` alone.
-    Unexpected,
+labels! {
+    /// Why Doorward ends a stream.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Cause {
+        SignedOut = "signed_out",
+        Revoked = "revoked",
+        /// The status list of its issuer suspends its token.
+        Suspended = "suspended",
+        /// Its token has expired, leeway included.
+        Expired = "expired",
+        /// The key that verified its token is not published or configured any more.
+        KeyWithdrawn = "key_withdrawn",
+        /// The key that verified its token is not loaded here, and its issuer's keys cannot be fetched.
+        KeysUnavailable = "keys_unavailable",
+        /// The issuer of its token is not configured any more, or names its users, sessions or clients by other
+        /// claims.
+        IssuerRemoved = "issuer_removed",
+        /// The view of the revocations, or the status list of its issuer, is older than its rule allows.
+        Stale = "stale",
+        /// This process shuts down.
+        Draining = "draining",
+        /// The stream has no seal of a decision.
+        Unproven = "unproven",
+        /// The limit of streams is reached.
+        Crowded = "crowded",
+        /// Its messages differ from those of `request_header_mode` and `response_trailer_mode` alone.
+        Unexpected = "unexpected",
+    }
 }
 
 impl Cause {
-    pub const ALL: [Self; 12] = [
-        Self::SignedOut,
-        Self::Revoked,
-        Self::Suspended,
-        Self::Expired,
-        Self::KeyWithdrawn,
-        Self::KeysUnavailable,
-        Self::IssuerRemoved,
-        Self::Stale,
-        Self::Draining,
-        Self::Unproven,
-        Self::Crowded,
-        Self::Unexpected,
-    ];
-
-    /// The stable public name.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::SignedOut => "signed_out",
-            Self::Revoked => "revoked",
-            Self::Suspended => "suspended",
-            Self::Expired => "expired",
-            Self::KeyWithdrawn => "key_withdrawn",
-            Self::KeysUnavailable => "keys_unavailable",
-            Self::IssuerRemoved => "issuer_removed",
-            Self::Stale => "stale",
-            Self::Draining => "draining",
-            Self::Unproven => "unproven",
-            Self::Crowded => "crowded",
-            Self::Unexpected => "unexpected",
-        }
-    }
-
     /// The denial of a request with this token; an error, if only the stream is refused, is a sentence for the
     /// client's developer.
     pub const fn denial(self) -> Result<Denial, &'static str> {
