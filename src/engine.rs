@@ -32,6 +32,7 @@ use tracing::{info, warn};
 
 use crate::api::http::Readiness;
 use crate::config::{Config, Limits, Store};
+use crate::metrics::Degraded;
 use crate::state::State;
 use crate::traces::Traces;
 use budget::Budget;
@@ -68,7 +69,7 @@ impl Engine {
     pub fn start(config: &Config, source: Source, log: &Log) -> anyhow::Result<Self> {
         let tls = config.listen.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
         let (state, webhook_sender) = assemble::state(config)?;
-        log.count_lost(state.metrics.degraded.with_label_values(&["log", "drop"]));
+        log.count_lost(state.metrics.degraded(Degraded::LogDropped));
         let readiness = Arc::new(Readiness::default());
         let (stop, drain) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = Supervisor::new(stop.clone());

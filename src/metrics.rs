@@ -10,8 +10,10 @@ use prometheus::{Encoder, IntCounter, IntCounterVec, Registry, TextEncoder};
 use crate::authz::authorizer::ProofResult;
 use crate::authz::denial::Denial;
 use crate::authz::jwks::{LeftOut, RejectedKey};
+use crate::authz::labels;
 use crate::authz::revocation::{Kind, RevocationIndex};
 use crate::instruments::{Row, instruments};
+use crate::sources::http::FetchResult;
 use crate::sources::relay::RelayStats;
 use crate::sources::replica::{LAG_BUCKETS, ReplicaStats};
 use crate::sources::streams::Cause;
@@ -36,9 +38,9 @@ instruments! {
         /// Requests with a bound token, by the result of its proof.
         pub proofs: IntCounterVec = "doorward_proofs_total" by ["result"],
         /// Decisions made with a weakened control, by control and fallback.
-        pub degraded: IntCounterVec = "doorward_degraded_total" by ["control", "fallback"],
+        degraded: IntCounterVec = "doorward_degraded_total" by ["control", "fallback"],
         /// Attempts to load an issuer's keys.
-        pub jwks_fetches: IntCounterVec = "doorward_jwks_fetches_total" by ["issuer", "result"],
+        jwks_fetches: IntCounterVec = "doorward_jwks_fetches_total" by ["issuer", "result"],
         /// Keys of an issuer's current set that are not used, by cause.
         jwks_unfit_keys: IntGaugeVec = "doorward_jwks_unfit_keys" by ["issuer", "cause"],
         /// Time since an issuer's keys were last loaded.
@@ -46,7 +48,7 @@ instruments! {
         /// Introspection requests to an issuer; `suspended` and `busy` ones were not sent.
         pub introspections: IntCounterVec = "doorward_introspections_total" by ["issuer", "result"],
         /// Fetches of an issuer's status lists.
-        pub status_list_fetches: IntCounterVec = "doorward_status_list_fetches_total" by ["issuer", "result"],
+        status_list_fetches: IntCounterVec = "doorward_status_list_fetches_total" by ["issuer", "result"],
         /// Revocation requests, logout tokens and security events, by result.
         pub inlet_events: IntCounterVec = "doorward_inlet_events_total" by ["inlet", "result"],
         /// Requests to transmitters of security events.
@@ -56,7 +58,7 @@ instruments! {
         /// Alarms about presented revoked tokens, by result.
         pub replay_alarms: IntCounterVec = "doorward_replay_alarms_total" by ["result"],
         /// Attempts to reload the configuration.
-        pub config_reloads: IntCounterVec = "doorward_config_reloads_total" by ["result"],
+        config_reloads: IntCounterVec = "doorward_config_reloads_total" by ["result"],
         /// Streams that were ended or refused, by cause.
         pub streams_ended: IntCounterVec = "doorward_streams_ended_total" by ["cause"],
         /// Time from applying a revocation to the order that ends a stream.
@@ -141,17 +143,37 @@ impl AllowedCounters {
     }
 }
 
-/// Every control that can be weakened or dropped, with its fallback.
-const DEGRADED: [(&str, &str); 8] = [
-    ("keys", "withdrawn"),
-    ("revocations", "stale_view"),
-    ("revocations", "lookup"),
-    ("proofs", "local"),
-    ("memory", "refuse"),
-    ("deadline", "refuse"),
-    ("concurrency", "refuse"),
-    ("log", "drop"),
-];
+labels! {
+    /// A control that is weakened or dropped, with its fallback.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Degraded as [&'static str; 2] {
+        /// The keys of an issuer are not used any more.
+        KeysWithdrawn = ["keys", "withdrawn"],
+        /// The decision used a view that is too old.
+        StaleView = ["revocations", "stale_view"],
+        /// The decision asked the store, because the view is too old.
+        StoreLookup = ["revocations", "lookup"],
+        /// The proof was compared with those of this process only.
+        LocalProofs = ["proofs", "local"],
+        /// There was no memory for a request.
+        Memory = ["memory", "refuse"],
+        /// The time of a request was over before its decision.
+        Deadline = ["deadline", "refuse"],
+        /// Too many decisions waited.
+        Concurrency = ["concurrency", "refuse"],
+        /// Lines of the log were dropped.
+        LogDropped = ["log", "drop"],
+    }
+}
+
+labels! {
+    /// The result of a reload of the configuration.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum ReloadResult {
+        Ok = "ok",
+        Refused = "refused",
+    }
+}
 
 impl Metrics {
     /// Fails only if two instruments share a name.
@@ -167,8 +189,8 @@ impl Metrics {
             ["hit", "miss"].map(|result| instruments.token_cache.with_label_values(&[result]));
         let metrics = Self { registry, instruments, store, relays, token_cache_hits, token_cache_misses };
         metrics.build_info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        for reload in ["ok", "refused"] {
-            metrics.config_reloads.with_label_values(&[reload]);
+        for result in ReloadResult::ALL {
+            metrics.reloads(result);
         }
         // A series that exists before its first count shows that count as an increase.
         metrics.inlet_events.with_label_values(&["backchannel_logout", "applied"]);
@@ -180,8 +202,8 @@ impl Metrics {
         for result in ProofResult::ALL {
             metrics.proofs.with_label_values(&[result.label()]);
         }
-        for (control, fallback) in DEGRADED {
-            metrics.degraded.with_label_values(&[control, fallback]);
+        for degraded in Degraded::ALL {
+            metrics.degraded(degraded);
         }
         for cause in Cause::ALL {
             metrics.streams_ended.with_label_values(&[cause.label()]);
@@ -192,16 +214,36 @@ impl Metrics {
 
     /// Creates the series of an issuer whose keys are fetched.
     pub fn expect_fetches(&self, issuer: &str) {
-        for result in ["ok", "failed"] {
-            self.jwks_fetches.with_label_values(&[issuer, result]);
+        for result in FetchResult::ALL {
+            self.jwks_fetches(issuer, result);
         }
     }
 
     /// Creates the series of an issuer whose status lists are read.
     pub fn expect_status_lists(&self, issuer: &str) {
-        for result in ["ok", "failed"] {
-            self.status_list_fetches.with_label_values(&[issuer, result]);
+        for result in FetchResult::ALL {
+            self.status_list_fetches(issuer, result);
         }
+    }
+
+    /// Decisions made with a weakened control.
+    pub fn degraded(&self, degraded: Degraded) -> IntCounter {
+        self.instruments.degraded.with_label_values(&degraded.label())
+    }
+
+    /// Attempts to load an issuer's keys.
+    pub fn jwks_fetches(&self, issuer: &str, result: FetchResult) -> IntCounter {
+        self.instruments.jwks_fetches.with_label_values(&[issuer, result.label()])
+    }
+
+    /// Fetches of an issuer's status lists.
+    pub fn status_list_fetches(&self, issuer: &str, result: FetchResult) -> IntCounter {
+        self.instruments.status_list_fetches.with_label_values(&[issuer, result.label()])
+    }
+
+    /// Attempts to reload the configuration.
+    pub fn reloads(&self, result: ReloadResult) -> IntCounter {
+        self.instruments.config_reloads.with_label_values(&[result.label()])
     }
 
     /// Sets the number of keys of an issuer's current set that are left out, by cause.

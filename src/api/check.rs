@@ -29,6 +29,7 @@ use tower::Service;
 use super::{Caller, Flaw, Query, decide, refuse};
 use crate::authz::denial::Denial;
 use crate::authz::rule::RequestView;
+use crate::metrics::Degraded;
 use crate::state::State;
 use request::{CheckRequest, Unusable};
 use response::respond;
@@ -89,15 +90,14 @@ impl CheckServer {
     /// The answer to a `CheckRequest`, as a gRPC message with its prefix.
     pub async fn decide(&self, message: Result<Bytes, Unread>, caller: Caller<'_>) -> Vec<u8> {
         let Check { state, max_headers, .. } = &*self.0;
-        let degraded = |control| state.metrics.degraded.with_label_values(&[control, "refuse"]).inc();
         match &message {
             Err(Unread::NoRoom) => {
-                degraded("memory");
+                state.metrics.degraded(Degraded::Memory).inc();
                 return refuse(state, Denial::StoreUnavailable, None, respond);
             }
             _ if caller.wait == Some(Duration::ZERO) => {
                 // The caller has given up; under overload this work is the first to skip.
-                degraded("deadline");
+                state.metrics.degraded(Degraded::Deadline).inc();
                 return refuse(state, Denial::StoreUnavailable, None, respond);
             }
             _ => {}

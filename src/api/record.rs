@@ -14,6 +14,7 @@ use crate::authz::denial::Denial;
 use crate::authz::revocation::{Hit, Kind};
 use crate::authz::rule::RequestView;
 use crate::clock;
+use crate::metrics::Degraded;
 use crate::state::{DecisionLog, Policy, Presented, State};
 use crate::traces;
 
@@ -51,7 +52,7 @@ pub(super) fn record(
             metrics.shadow_refusals.with_label_values(&[would_be.label(), rule]).inc();
         }
         if grant.stale {
-            metrics.degraded.with_label_values(&["revocations", "stale_view"]).inc();
+            metrics.degraded(Degraded::StaleView).inc();
         }
     }
     if let Some(proof) = &decision.evidence.proof {

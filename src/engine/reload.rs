@@ -20,8 +20,9 @@ use crate::authz::claims::IssuerName;
 use crate::authz::token::TrustedIssuer;
 use crate::clock;
 use crate::config::{Config, Fault, Faults, KeyPath, Loaded};
-use crate::metrics::Metrics;
+use crate::metrics::{Degraded, Metrics, ReloadResult};
 use crate::sources::files::{Look, Stamps, Watch};
+use crate::sources::http::FetchResult;
 use crate::sources::introspection::Introspectors;
 use crate::sources::jwks::{KeySettings, KeySource, KeySources, Update, report};
 use crate::sources::names::Conflict;
@@ -140,7 +141,7 @@ impl Reload {
                     self.start_fetchers(&mut fetchers);
                 }
                 Err(error) => {
-                    self.state.metrics.config_reloads.with_label_values(&["refused"]).inc();
+                    self.state.metrics.reloads(ReloadResult::Refused).inc();
                     error!(error = %format!("{error:#}"), "configuration not reloaded");
                 }
             }
@@ -220,7 +221,7 @@ impl Reload {
         // The certificates read at the start stay in use, whichever files the new configuration names.
         self.watched = self.started_with.watched_files().clone();
         self.watched.extend(config.watched_files().clone());
-        self.state.metrics.config_reloads.with_label_values(&["ok"]).inc();
+        self.state.metrics.reloads(ReloadResult::Ok).inc();
         info!("configuration reloaded");
     }
 
@@ -312,21 +313,21 @@ fn publish(state: &State, issuer: &IssuerName, update: Update) {
             state.publish_keys(issuer, Some(&keys));
             state.metrics.unfit_keys(issuer.as_str(), &unfit);
             report(issuer, &keys, &unfit);
-            "ok"
+            FetchResult::Ok
         }
         Update::Failed { unfit } => {
             if !unfit.is_empty() {
                 state.metrics.unfit_keys(issuer.as_str(), &unfit);
             }
-            "failed"
+            FetchResult::Failed
         }
         Update::Withdrawn => {
             state.publish_keys(issuer, None);
-            state.metrics.degraded.with_label_values(&["keys", "withdrawn"]).inc();
-            "failed"
+            state.metrics.degraded(Degraded::KeysWithdrawn).inc();
+            FetchResult::Failed
         }
     };
-    state.metrics.jwks_fetches.with_label_values(&[issuer.as_str(), result]).inc();
+    state.metrics.jwks_fetches(issuer.as_str(), result).inc();
 }
 
 /// Runs file-system work on a thread that may block; `None` if it panicked.

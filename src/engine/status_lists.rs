@@ -34,8 +34,7 @@ pub(super) fn sources(
 
 /// Fetches for ever.
 pub(super) async fn keep(source: &StatusListSource, state: &State) {
-    let name = source.issuer.as_str();
-    let count = |result: &str| state.metrics.status_list_fetches.with_label_values(&[name, result]).inc();
+    let count = |result| state.metrics.status_list_fetches(source.issuer.as_str(), result).inc();
     let allows = |uri: &str| {
         let policy = state.policy();
         let lists = policy.authorizer.issuer_named(&source.issuer).and_then(|issuer| issuer.status_list.as_ref());

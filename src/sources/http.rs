@@ -13,10 +13,22 @@ use reqwest::header::HeaderMap;
 use reqwest::redirect::{Attempt, Policy};
 use reqwest::{Certificate, ClientBuilder, Method, RequestBuilder, StatusCode};
 
+use crate::authz::labels;
+
 /// The longest wait for a connection: also for servers that may hold a request open for long.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The most redirects that are followed, where redirects are allowed.
 const MAX_REDIRECTS: usize = 3;
+
+labels! {
+    /// The result of fetching a document that an issuer publishes.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum FetchResult {
+        /// It is used.
+        Ok = "ok",
+        Failed = "failed",
+    }
+}
 
 /// The certificates of a `ca_file`, which are trusted instead of those of the system.
 #[derive(Clone, Eq, PartialEq)]

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::http::{Authorities, Chain, Client, HttpError, Redirects, send};
+use super::http::{Authorities, Chain, Client, FetchResult, HttpError, Redirects, send};
 use super::retry::Backoff;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::status_list::StatusLists;
@@ -253,7 +253,7 @@ impl StatusListSource {
         &self,
         allows: impl Fn(&str) -> bool,
         take: impl Fn(Fetched) -> Taken,
-        count: impl Fn(&'static str),
+        count: impl Fn(FetchResult),
     ) {
         {
             let mut schedule = self.schedule();
@@ -273,7 +273,7 @@ impl StatusListSource {
                         Ok(fetched) => take(fetched),
                         Err(error) => Taken::Rejected(Chain(&error).to_string()),
                     };
-                    count(if matches!(taken, Taken::Stored { .. }) { "ok" } else { "failed" });
+                    count(if matches!(taken, Taken::Stored { .. }) { FetchResult::Ok } else { FetchResult::Failed });
                     self.settle(&uri, taken);
                 }
                 () = tokio::time::sleep_until(next) => {}

@@ -11,6 +11,7 @@ use crate::authz::introspection::{IntrospectionResponse, TokenState};
 use crate::authz::revocation::Revocation;
 use crate::authz::token::VerifiedToken;
 use crate::clock::{self, Steady};
+use crate::metrics::Degraded;
 use crate::state::{Policy, State, Waiting};
 
 /// The answers that were fetched for one request.
@@ -145,7 +146,7 @@ impl<'a> Deciding<'a> {
     async fn look_up(&self, token: &VerifiedToken, by: Deadline) -> StoreAnswer {
         let (state, freshness) = (self.query.state, self.policy.authorizer.freshness);
         if !freshness.always_lookup {
-            state.metrics.degraded.with_label_values(&["revocations", "lookup"]).inc(); // The view is stale.
+            state.metrics.degraded(Degraded::StoreLookup).inc(); // The view is stale.
         }
         let revoked = state.replica.lookup(token.targets(), token.issued_at());
         let registered = async {
@@ -195,7 +196,7 @@ impl<'a> Deciding<'a> {
             Ok(Ok(true)) => Spending::First,
             Ok(Ok(false)) => Spending::Again,
             Ok(Err(_)) | Err(_) if or_local => {
-                state.metrics.degraded.with_label_values(&["proofs", "local"]).inc();
+                state.metrics.degraded(Degraded::LocalProofs).inc();
                 locally()
             }
             Ok(Err(_)) | Err(_) => Spending::Unknown,
@@ -223,7 +224,7 @@ impl<'a> Deciding<'a> {
     /// Waits for `wanted` until the deadline, if fewer than `max_waiting` decisions wait for the same resource.
     async fn within<T>(&self, waiting: &Waiting, by: Deadline, wanted: impl Future<Output = T>) -> Result<T, NoAnswer> {
         let Some(_place) = waiting.enter(self.policy.max_waiting) else {
-            self.query.state.metrics.degraded.with_label_values(&["concurrency", "refuse"]).inc();
+            self.query.state.metrics.degraded(Degraded::Concurrency).inc();
             return Err(NoAnswer::Crowded);
         };
         tokio::time::timeout_at(by, wanted).await.map_err(|_| NoAnswer::Late)
