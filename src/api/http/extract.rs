@@ -13,8 +13,8 @@ use utoipa::IntoResponses;
 use utoipa::openapi::{self, RefOr};
 
 use super::Http;
-use super::openapi::errors;
-use super::problem::{Error, MEDIA_TYPE, Problem, ProblemDetails};
+use super::form::media_type;
+use super::problem::{Error, MEDIA_TYPE, Problem, ProblemDetails, errors};
 use crate::state::admin_key::{AdminKey, Permission};
 
 /// The name of an admin key that may revoke.
@@ -124,7 +124,7 @@ impl<T: DeserializeOwned> FromRequest<Http> for Json<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, http: &Http) -> Result<Self, Problem> {
-        if !is_json(request.headers()) {
+        if media_type(request.headers()).as_deref() != Some("application/json") {
             return Err(Problem::new(Error::UnsupportedMediaType, "send `Content-Type: application/json`"));
         }
         let too_large = || Problem::new(Error::TooLarge, "limits.http_body_bytes in the configuration is the bound");
@@ -170,11 +170,6 @@ impl<T> IntoResponses for Json<T> {
             ],
         )
     }
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let Some(Ok(field)) = headers.get(header::CONTENT_TYPE).map(|field| field.to_str()) else { return false };
-    field.split(';').next().is_some_and(|media_type| media_type.trim().eq_ignore_ascii_case("application/json"))
 }
 
 /// A JSON pointer (RFC 6901).

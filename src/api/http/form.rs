@@ -17,7 +17,7 @@ use utoipa::openapi::{self, RefOr};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::Http;
-use super::openapi::errors;
+use super::problem::errors;
 use crate::api::event_source::EventSource;
 use crate::state::admin_key::Permission;
 

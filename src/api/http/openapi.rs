@@ -1,17 +1,13 @@
 //! `/openapi.json`: generated from the handlers, so that the two cannot differ. The same document is committed as
 //! `docs/openapi.json`; a test compares them.
 
-use std::collections::BTreeMap;
-
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{
-    Components, Content, InfoBuilder, License, OpenApi, Ref, RefOr, Response, ResponseBuilder, Schema, ServerBuilder,
-};
+use utoipa::openapi::{Components, Content, InfoBuilder, License, OpenApi, RefOr, Schema, ServerBuilder};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::form::OAuthErrorBody;
@@ -64,19 +60,6 @@ fn add<T: ToSchema + PartialSchema>(components: &mut Components) {
 pub(super) fn names<const N: usize>(description: &str, names: [&'static str; N]) -> RefOr<Schema> {
     let schema = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names));
     schema.description(Some(description)).into()
-}
-
-/// Error responses with one kind of body: their statuses, and what each means.
-pub(super) fn errors<B: ToSchema, const N: usize>(
-    media_type: &str,
-    meanings: [(StatusCode, &str); N],
-) -> BTreeMap<String, RefOr<Response>> {
-    let response = |(status, meaning): (StatusCode, &str)| {
-        let content = Content::new(Some(Ref::from_schema_name(B::name())));
-        let response = ResponseBuilder::new().description(meaning).content(media_type, content).build();
-        (status.as_str().to_owned(), response.into())
-    };
-    meanings.map(response).into()
 }
 
 /// An example of a request and of its answer.

@@ -1,12 +1,14 @@
 //! Errors of the HTTP API: problem details (RFC 9457).
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa::openapi::{self, Content, Ref, RefOr, ResponseBuilder};
 
 /// The problem type; a closed set, each with its own type URI.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -185,4 +187,17 @@ pub(super) async fn not_found() -> Problem {
 
 pub(super) async fn method_not_allowed() -> Problem {
     Problem::new(Error::MethodNotAllowed, "see the `Allow` header for the allowed methods")
+}
+
+/// Error responses with one kind of body: their statuses with their meanings.
+pub(super) fn errors<B: ToSchema, const N: usize>(
+    media_type: &str,
+    meanings: [(StatusCode, &str); N],
+) -> BTreeMap<String, RefOr<openapi::Response>> {
+    let response = |(status, meaning): (StatusCode, &str)| {
+        let content = Content::new(Some(Ref::from_schema_name(B::name())));
+        let response = ResponseBuilder::new().description(meaning).content(media_type, content).build();
+        (status.as_str().to_owned(), response.into())
+    };
+    meanings.map(response).into()
 }
