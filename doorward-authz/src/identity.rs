@@ -155,8 +155,9 @@ impl TokenField {
 
 /// The facts of a verified token for metadata, allowed or refused.
 ///
-/// Metadata is text of any characters, and limits are counted by it: who could take a name that is left out would have
-/// no limit. What cannot be seen is escaped: a line break in a `sid` would write lines of its own into a text access log.
+/// Metadata is text of any characters. Limits are counted by metadata, so a name that was left out would be a caller
+/// without a limit. Invisible characters are escaped: a line break in a `sid` would write lines of its own into a text
+/// access log.
 pub fn facts_of_token(token: &VerifiedToken) -> impl Iterator<Item = (&'static str, Fact<'_>)> {
     TokenField::in_place(Place::Metadata).filter_map(|field| {
         let fact = match field.read(token)? {

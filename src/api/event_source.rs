@@ -159,7 +159,7 @@ pub(super) fn transmitter(
         let found = format_args!("`iss` is {}; transmitters: {}", Shown(&issuer), List(known));
         return Err(Refusal::new(Denial::UnknownIssuer, found));
     }
-    // The only one is it in any case: it verifies the audience after the signature.
+    // A single transmitter is taken without its audience, which `check` verifies after the signature.
     let is_it = |from: &Transmitter| match polled {
         Some(name) => from.name == *name,
         None => theirs.len() == 1 || from.is_named_by(token),

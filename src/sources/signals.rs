@@ -42,7 +42,7 @@ pub struct ReceiverSettings {
     pub name: IssuerName,
     /// The transmitter's issuer, by which its metadata is found.
     pub issuer: String,
-    /// What its events must name as their audience.
+    /// The audience that its events must name.
     pub audience: String,
     /// For the transmitter's API, and for polling where that has no token of its own.
     pub credential: Option<Credential>,
@@ -138,7 +138,7 @@ pub struct Receiver {
     up: IntGaugeVec,
 }
 
-/// What an operator sees of a transmitter.
+/// The facts about a transmitter for operators.
 #[derive(Clone, Debug)]
 pub struct Shown {
     pub name: IssuerName,

@@ -75,7 +75,7 @@ struct Entry {
     done: watch::Sender<u64>,
 }
 
-/// What the fetches of a list have shown, from the lists that are fetched first to those that are fetched last.
+/// The standing of a list by its fetches, from the lists that are fetched first to those that are fetched last.
 ///
 /// A server that does not answer holds a request for its whole timeout. So the lists of a standing have one request at
 /// once less than those of the standing before: however many of them do not answer, the others are fetched.
@@ -129,7 +129,7 @@ pub struct Fetched {
     pub body: Vec<u8>,
 }
 
-/// What became of a response.
+/// The use of a response.
 pub enum Taken {
     /// It is stored.
     Stored { ttl: Option<Duration>, expires_at: Option<Timestamp> },

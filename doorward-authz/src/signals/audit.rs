@@ -1,4 +1,4 @@
-//! What a security event says about its cause, for operators: kept beside the revocation (see [`Note`]).
+//! The cause of a security event, for operators: kept beside the revocation (see [`Note`]).
 
 use serde_json::{Map, Value};
 

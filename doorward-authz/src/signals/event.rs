@@ -19,7 +19,7 @@ pub enum Effect {
     Nothing,
 }
 
-/// What decides the effect of an event of a type.
+/// The effect of an event, by its type.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Rule {
     Always(Effect),

@@ -4,8 +4,8 @@
 //! with `metadata_context_namespaces`. The MCP filter (Envoy 1.40) names method and tool and refuses members that stand
 //! twice; it does not look behind the end of the message where that is in another part of the body, takes what is not JSON
 //! and passes over lists. `json_to_metadata` reads the body as one JSON text to its end; of two members it takes one.
-//! What is not plainly one message to both is `None` here, as is everything that stands twice: a rule that needs to know
-//! then refuses the request.
+//! A message that the two filters read differently, or with a member that occurs twice, is `None`: a rule that needs to
+//! know then refuses the request.
 
 use super::fields::{Fields, Value};
 use crate::authz::mcp::{CALL, McpMessage, RESPONSE};
@@ -181,7 +181,7 @@ mod tests {
         Struct { fields: fields.collect() }
     }
 
-    /// What `json_to_metadata` finds in the same message.
+    /// The findings of `json_to_metadata` in the same message.
     fn whole_of(fields: &Json) -> Json {
         json!({"jsonrpc": "2.0", "method": fields["method"], "name": fields["params"]["name"]})
     }

@@ -147,7 +147,7 @@ async fn apply(
         Ok((token, outcomes))
     };
     let (from, (token, outcomes)) = receive(state, source, text, sender, check).await.map_err(|refused| {
-        // What is pushed may be anybody's until its signature is verified; what is polled is the transmitter's.
+        // A pushed token may be anybody's until its signature is verified; a polled one is the transmitter's.
         let signer = refused.issuer.as_ref().filter(|_| refused.is_signed());
         let receiver = polled.or(signer).and_then(|name| state.receiver(name));
         let error = EventError::from(refused);

@@ -113,7 +113,7 @@ pub(super) fn shown(http: &Http) -> Vec<Transmitter> {
     http.state.receivers().iter().map(|receiver| transmitter(receiver.shown())).collect()
 }
 
-/// What an operator must mend: `(name, state)` of each stream whose events do not arrive.
+/// The faults that an operator must mend: `(name, state)` of each stream whose events do not arrive.
 pub(super) fn down(receivers: &[Arc<Receiver>]) -> Vec<(String, &'static str)> {
     let is_down = |state: &StreamState| !matches!(state, StreamState::Enabled | StreamState::SettingUp);
     let shown = receivers.iter().map(|receiver| receiver.shown());

@@ -287,7 +287,7 @@ section! {
         /// The longest time between two fetches of a list; shorter if its `ttl` or `exp` requires it.
         #[schemars(transform = Within("1s", "1d"))]
         pub refresh: Span = Span::seconds(60),
-        /// The age from which a list is stale, and `on_stale` decides about its tokens; so it does when a list has expired.
+        /// The age from which a list is stale, and `on_stale` decides about its tokens. An expired list is stale too.
         #[schemars(transform = Within("1s", "30d"))]
         pub max_stale: Span = Span::seconds(300),
         /// The timeout of one fetch, body included.

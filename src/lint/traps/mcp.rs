@@ -125,7 +125,7 @@ pub(super) fn mcp_body_unread(model: &Model<'_>, found: &mut Found) {
         let mut before = whole(check.manager).filter(|(at, _)| *at < check.at).peekable();
         if before.peek().is_none() {
             for (_, filter) in readers(check.manager) {
-                found.at(&filter.node, "no json_to_metadata filter before ext_authz reads the body to its end, behind which the MCP filter does not look: every request that a rule with `match.mcp` may be for is refused");
+                found.at(&filter.node, "no json_to_metadata filter before ext_authz reads the body to its end, and the MCP filter stops at the end of the message: every request that a rule with `match.mcp` may be for is refused");
             }
         }
         for (_, filter) in before {
@@ -133,7 +133,7 @@ pub(super) fn mcp_body_unread(model: &Model<'_>, found: &mut Found) {
             let told = |key: &str, selectors: &[&str]| rules.iter().any(|rule| tells(rule, key, selectors));
             let missing: Vec<_> = FIELDS.iter().filter(|(key, of)| !told(key, of)).map(|(key, _)| *key).collect();
             if !missing.is_empty() {
-                found.at(&filter.config, format!("no rule says what the body has for `{}`: every request that a rule with `match.mcp` may be for is refused", missing.join("`, `")));
+                found.at(&filter.config, format!("no rule writes the body's values for `{}`: every request that a rule with `match.mcp` may be for is refused", missing.join("`, `")));
             }
         }
     }
@@ -208,7 +208,7 @@ pub(super) fn mcp_ambiguous(model: &Model<'_>, found: &mut Found) {
         if config.get("reject_duplicate_keys").is_none_or(|node| !node.is_true()) {
             found.at(
                 config,
-                "of two tools that one message names, Doorward is told the last, and a server may call the first",
+                "if a message names two tools, Doorward receives the last one; a server may call the first",
             );
         }
         let source = config.get("attribute_source");

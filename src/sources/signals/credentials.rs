@@ -40,7 +40,7 @@ pub struct ClientCredentials {
     pub method: ClientAuthentication,
     /// With a space between them; empty: the server's default.
     pub scope: String,
-    /// Who shall accept the token, for servers that require it.
+    /// The audience of the token, for servers that require it.
     pub audience: Option<String>,
     pub insecure: bool,
 }

@@ -1,4 +1,4 @@
-//! What is known about a transmitter's stream: its state, and counts of its events. It survives a reload.
+//! The facts about a transmitter's stream: its state, and counts of its events. It survives a reload.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
