@@ -37,7 +37,7 @@ pub struct Query<'a> {
     caller: Caller<'a>,
     started: Instant,
     /// Whether the decision must have no effects.
-    only_asked: bool,
+    dry_run: bool,
     verification: Verification,
 }
 
@@ -45,7 +45,7 @@ impl<'a> Query<'a> {
     #[must_use]
     pub fn new(state: &'a State, request: &'a RequestView<'a>) -> Self {
         let (caller, started) = (Caller::default(), Instant::now());
-        Self { state, request, rule: None, caller, started, only_asked: false, verification: Verification::Allowed }
+        Self { state, request, rule: None, caller, started, dry_run: false, verification: Verification::Allowed }
     }
 
     /// Decides by this one rule instead of the configured ones.
@@ -61,8 +61,8 @@ impl<'a> Query<'a> {
 
     /// Decides without effects: no sign-out is stored, nothing is recorded, and a proof in the request remains unused.
     #[must_use]
-    pub const fn only_asked(self) -> Self {
-        Self { only_asked: true, ..self }
+    pub const fn dry_run(self) -> Self {
+        Self { dry_run: true, ..self }
     }
 
     /// A signature is verified in its turn, one after another among all such queries: [`decide_at_once`] leaves a token
@@ -180,11 +180,11 @@ impl<'a> Deciding<'a> {
 
     /// Answers, and records the decision.
     fn answer<T>(&self, decision: &Decision<'_>, read: impl FnOnce(&Self, &Decision<'_>) -> T) -> T {
-        let Query { state, request, caller, started, only_asked, .. } = self.query;
+        let Query { state, request, caller, started, dry_run, .. } = self.query;
         #[cfg(test)]
         tests::panic_if_asked(request, "answer");
         let answer = read(self, decision);
-        if !only_asked {
+        if !dry_run {
             record(state, &self.policy, request, caller.traceparent, decision, started.elapsed());
         }
         answer

@@ -168,6 +168,32 @@ impl<'a> Model<'a> {
         self.services().filter_map(cluster).collect()
     }
 
+    /// Every route without a check, with the node that disables it.
+    pub(super) fn without_check(&self) -> impl Iterator<Item = (Check<'_, 'a>, &Route<'a>, Node<'a>)> {
+        self.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
+            |(manager, route)| {
+                let mut disabled = manager.checks().map(|check| route.disables(check.filter).map(|node| (check, node)));
+                // With two filters, a route is exempt only if both are off.
+                let (check, node) = disabled.try_fold(None, |_, check| check.map(Some))??;
+                route.forwards().then_some((check, route, node))
+            },
+        )
+    }
+
+    /// Whether an `ext_proc` filter of Doorward's acts on a route.
+    pub(super) fn ends_streams(&self, manager: &Manager<'a>, route: &Route<'a>) -> bool {
+        let by_module = manager.modules().any(|module| {
+            let is_off = module.config.at("filter_config.value.end_streams").is_some_and(|node| node.is_false());
+            !is_off && route.disables(module).is_none()
+        });
+        by_module || self.has_ender(manager, route)
+    }
+
+    /// Whether an `ext_proc` filter ends the streams of a route.
+    pub(super) fn has_ender(&self, manager: &Manager<'a>, route: &Route<'a>) -> bool {
+        self.enders(manager).iter().any(|(_, ender)| route.disables(ender.filter).is_none())
+    }
+
     /// The `ext_proc` filters of a manager that call Doorward, with their places.
     pub(super) fn enders<'s>(&'s self, manager: &'s Manager<'a>) -> Vec<(usize, Ender<'s, 'a>)> {
         let filters = manager.filters.iter().enumerate();
@@ -423,7 +449,7 @@ impl<'a> Route<'a> {
 
     /// The `check_settings` of an ext_authz filter, the most specific first.
     pub(super) fn settings(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
-        self.per_filter(name).filter_map(|word| within(&word).get("check_settings"))
+        self.per_filter(name).filter_map(|config| within(&config).get("check_settings"))
     }
 
     /// The per-route configurations of a filter, the most specific first.
@@ -449,10 +475,10 @@ impl<'a> Route<'a> {
 
     /// The node that disables a filter on this route: the most specific configuration counts.
     pub(super) fn disables(&self, filter: &Filter<'a>) -> Option<Node<'a>> {
-        let Some(word) = self.per_filter(filter.name).next() else {
+        let Some(config) = self.per_filter(filter.name).next() else {
             return filter.node.get("disabled").filter(Node::is_true);
         };
-        word.get("disabled").or_else(|| within(&word).get("disabled")).filter(Node::is_true)
+        config.get("disabled").or_else(|| within(&config).get("disabled")).filter(Node::is_true)
     }
 
     /// Whether it goes to an upstream, and is neither a redirect nor a direct response.
@@ -462,8 +488,8 @@ impl<'a> Route<'a> {
 }
 
 /// The configuration of a filter for a route, out of the `FilterConfig` that may wrap it.
-fn within<'a>(word: &Node<'a>) -> Node<'a> {
-    word.get("config").unwrap_or_else(|| word.clone())
+fn within<'a>(config: &Node<'a>) -> Node<'a> {
+    config.get("config").unwrap_or_else(|| config.clone())
 }
 
 fn grpc_service<'a>(config: &Node<'a>) -> Option<Service<'a>> {
@@ -480,8 +506,8 @@ impl<'a> Ender<'_, 'a> {
 
     /// The overrides of routes.
     pub(super) fn overrides(&self) -> impl Iterator<Item = Node<'a>> {
-        let words = self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name));
-        words.filter_map(|word| within(&word).get("overrides"))
+        let configs = self.manager.routes.iter().flat_map(|route| route.per_filter(self.filter.name));
+        configs.filter_map(|config| within(&config).get("overrides"))
     }
 
     pub(super) fn services(&self) -> Vec<Service<'a>> {

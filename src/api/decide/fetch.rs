@@ -173,10 +173,10 @@ impl<'a> Deciding<'a> {
 
     /// Uses a proof, in one round trip of the store that all instances share, or in this process.
     async fn spend(&self, proof: &VerifiedProof, by: Deadline) -> Spending {
-        let Query { state, only_asked, .. } = self.query;
+        let Query { state, dry_run, .. } = self.query;
         let id = proof.id();
         let locally = || {
-            if only_asked {
+            if dry_run {
                 return if state.spent_proofs.knows(&id) { Spending::Again } else { Spending::First };
             }
             state.spent_proofs.spend(&id, proof.keep, Steady::now().uptime())
@@ -185,7 +185,7 @@ impl<'a> Deciding<'a> {
         if !state.replica.is_shared() {
             return locally();
         }
-        let keep = (!only_asked).then_some(proof.keep);
+        let keep = (!dry_run).then_some(proof.keep);
         let asked = Box::pin(state.replica.spend_proof(&id, keep));
         match self.within(&state.waits.store, by, asked).await {
             // This process refuses a reuse while the store is unavailable, and a reuse of what was used meanwhile.
@@ -206,8 +206,8 @@ impl<'a> Deciding<'a> {
     /// Whether the sign-out was stored in time; true if there is none to store. The sign-out applies in this process
     /// at once, stored or not.
     pub(super) async fn sign_out(&self, revocations: &[Revocation], by: Deadline) -> bool {
-        let Query { state, only_asked, .. } = self.query;
-        if only_asked || revocations.is_empty() {
+        let Query { state, dry_run, .. } = self.query;
+        if dry_run || revocations.is_empty() {
             return true;
         }
         let revoked = Box::pin(state.replica.revoke(revocations.to_vec()));

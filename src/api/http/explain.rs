@@ -123,7 +123,7 @@ pub(super) async fn explain(
         explained["streams"] = streams(state, decision.evidence.token.as_ref());
         explained
     };
-    let explained = decide_with(Query::new(state, &request).only_asked(), read).await;
+    let explained = decide_with(Query::new(state, &request).dry_run(), read).await;
     explained.map(axum::Json).ok_or_else(|| Problem::new(Error::NotTaken, "the decision failed"))
 }
 

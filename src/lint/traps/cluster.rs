@@ -109,7 +109,7 @@ fn is_clear(socket: &Node<'_>) -> bool {
 /// Whether no setting names the trusted certificates; a validation context from SDS is not
 /// checked.
 fn is_unverified(socket: &Node<'_>) -> bool {
-    const SAY_WHO: [&str; 7] = [
+    const TRUST_FIELDS: [&str; 7] = [
         "trusted_ca",
         "system_root_certs",
         "ca_certificate_provider_instance",
@@ -118,8 +118,9 @@ fn is_unverified(socket: &Node<'_>) -> bool {
         "verify_certificate_hash",
         "validation_context_sds_secret_config",
     ];
-    let says = |config: &Node<'_>| config.any(&mut |node| SAY_WHO.iter().any(|field| node.get(field).is_some()));
-    socket.get("typed_config").is_some_and(|config| config.kind == "UpstreamTlsContext" && !says(&config))
+    let names_trust =
+        |config: &Node<'_>| config.any(&mut |node| TRUST_FIELDS.iter().any(|field| node.get(field).is_some()));
+    socket.get("typed_config").is_some_and(|config| config.kind == "UpstreamTlsContext" && !names_trust(&config))
 }
 
 pub(super) fn cluster_outlier(model: &Model<'_>, found: &mut Found) {

@@ -30,20 +30,8 @@ fn passes(model: &Model<'_>, check: &Check<'_, '_>, route: &Route<'_>) -> Passes
     look_alike.map_or(Passes::Nothing, Passes::LookAlike)
 }
 
-/// Every route without a check, with the node that disables it.
-pub(super) fn unasked<'s, 'a>(model: &'s Model<'a>) -> impl Iterator<Item = (Check<'s, 'a>, &'s Route<'a>, Node<'a>)> {
-    model.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
-        |(manager, route)| {
-            let mut words = manager.checks().map(|check| route.disables(check.filter).map(|node| (check, node)));
-            // With two filters, a route is exempt only if both are off.
-            let (check, node) = words.try_fold(None, |_, word| word.map(Some))??;
-            route.forwards().then_some((check, route, node))
-        },
-    )
-}
-
 pub(super) fn identity_not_stripped(model: &Model<'_>, found: &mut Found) {
-    for (check, route, node) in unasked(model) {
+    for (check, route, node) in model.without_check() {
         if let Passes::Itself(name) = passes(model, &check, route) {
             found.at(&node, format!("requests are not checked here, so a client's own `{name}` reaches the upstream"));
         }
@@ -51,7 +39,7 @@ pub(super) fn identity_not_stripped(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn look_alike_not_stripped(model: &Model<'_>, found: &mut Found) {
-    for (check, route, node) in unasked(model) {
+    for (check, route, node) in model.without_check() {
         if let Passes::LookAlike(name) = passes(model, &check, route) {
             found.at(&node, format!("requests are not checked here, and a client's `{name}` passes, which many upstreams read as the identity header"));
         }
@@ -60,7 +48,7 @@ pub(super) fn look_alike_not_stripped(model: &Model<'_>, found: &mut Found) {
 
 pub(super) fn no_early_strip(model: &Model<'_>, found: &mut Found) {
     let open = |check: &Check<'_, '_>| {
-        unasked(model).any(|(other, route, _)| {
+        model.without_check().any(|(other, route, _)| {
             other.filter.node.path == check.filter.node.path && !matches!(passes(model, &other, route), Passes::Nothing)
         })
     };
@@ -130,7 +118,7 @@ pub(super) fn unknown_rule(model: &Model<'_>, found: &mut Found) {
         known_rule(model, found, &node, node.value.as_str().unwrap_or_default());
     }
     for check in model.checks() {
-        for settings in check.per_route().filter_map(|word| word.at("filter_config.value")) {
+        for settings in check.per_route().filter_map(|config| config.at("filter_config.value")) {
             // A `Struct`, or the same as JSON text in a `StringValue`.
             if let Some(node) = settings.get("rule") {
                 known_rule(model, found, &node, node.value.as_str().unwrap_or_default());
@@ -274,11 +262,12 @@ pub(super) fn route_not_chosen_anew(model: &Model<'_>, found: &mut Found) {
 }
 
 pub(super) fn stream_outlives_sign_out(model: &Model<'_>, found: &mut Found) {
-    let unasked: BTreeSet<_> = unasked(model).map(|(_, route, _)| &route.node.path).collect();
+    let without_check: BTreeSet<_> = model.without_check().map(|(_, route, _)| &route.node.path).collect();
     for manager in model.checked() {
         let longest = manager.node.seconds("common_http_protocol_options.max_stream_duration");
-        let routes = manager.routes.iter().filter(|route| route.forwards() && !unasked.contains(&route.node.path));
-        for route in routes.filter(|route| !super::streams::ends_streams(model, manager, route)) {
+        let routes =
+            manager.routes.iter().filter(|route| route.forwards() && !without_check.contains(&route.node.path));
+        for route in routes.filter(|route| !model.ends_streams(manager, route)) {
             let own = route.node.list("route.upgrade_configs").filter(is_websocket).last();
             let general = manager.node.list("upgrade_configs").filter(is_websocket).last();
             let is_upgraded =

@@ -5,26 +5,11 @@ use std::collections::BTreeSet;
 use super::super::Found;
 use super::super::model::{Ender, Manager, Model, Route, forwards_subject};
 use super::super::node::Node;
-use super::routes::unasked;
 
 const HEADER_MODES: [&str; 3] = ["DEFAULT", "SEND", "SKIP"];
 const BODY_MODES: [&str; 5] = ["NONE", "STREAMED", "BUFFERED", "BUFFERED_PARTIAL", "FULL_DUPLEX_STREAMED"];
 /// The longest acceptable time for which a client still reads a stream that has ended.
 const LATE: f64 = 0.5;
-
-/// Whether an `ext_proc` filter of Doorward's acts on a route.
-pub(super) fn ends_streams(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
-    let by_module = manager.modules().any(|module| {
-        let is_off = module.config.at("filter_config.value.end_streams").is_some_and(|node| node.is_false());
-        !is_off && route.disables(module).is_none()
-    });
-    by_module || has_ender(model, manager, route)
-}
-
-/// Whether an `ext_proc` filter ends the streams of a route.
-fn has_ender(model: &Model<'_>, manager: &Manager<'_>, route: &Route<'_>) -> bool {
-    model.enders(manager).iter().any(|(_, ender)| route.disables(ender.filter).is_none())
-}
 
 fn each<'a>(model: &Model<'a>, mut judge: impl FnMut(&Manager<'a>, usize, &Ender<'_, 'a>)) {
     for manager in model.checked() {
@@ -58,8 +43,8 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
             }
         }
     });
-    for (check, route, node) in unasked(model) {
-        if has_ender(model, check.manager, route) {
+    for (check, route, node) in model.without_check() {
+        if model.has_ender(check.manager, route) {
             found.at(
                 &node,
                 "ext_authz is off where ext_proc is on: the subject of a stream is not known, so Doorward refuses every stream",
