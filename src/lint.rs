@@ -11,6 +11,7 @@ mod document;
 mod matching;
 mod model;
 mod node;
+mod route;
 mod scalar;
 mod traps;
 

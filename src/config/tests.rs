@@ -18,6 +18,8 @@ use crate::sources::jwks::Location;
 
 mod environment;
 mod faults;
+mod issuers;
+mod rules;
 mod sections;
 
 /// One issuer on one line, so that a test's own part begins on line 2.

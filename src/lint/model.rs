@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::node::Node;
+use super::route::{Route, routes, within};
 use super::{Document, Expected, matching};
 use crate::config::KeyPath;
 
@@ -83,13 +84,14 @@ impl<'a> Filter<'a> {
         let is_named = || self.config.kind == "DynamicModuleFilter" && self.name.contains("doorward");
         self.config.is_module() || self.is_elsewhere && is_named()
     }
-}
 
-/// A route with all configurations that apply to it, the most specific first: weighted cluster, route, virtual host,
-/// route configuration.
-pub(super) struct Route<'a> {
-    pub(super) node: Node<'a>,
-    pub(super) levels: Vec<Node<'a>>,
+    /// The node that disables it on a route: the most specific configuration counts.
+    pub(super) fn disabled_on(&self, route: &Route<'a>) -> Option<Node<'a>> {
+        let Some(config) = route.per_filter(self.name).next() else {
+            return self.node.get("disabled").filter(Node::is_true);
+        };
+        config.get("disabled").or_else(|| within(&config).get("disabled")).filter(Node::is_true)
+    }
 }
 
 /// A filter by which Doorward decides, in its chain.
@@ -172,7 +174,8 @@ impl<'a> Model<'a> {
     pub(super) fn without_check(&self) -> impl Iterator<Item = (Check<'_, 'a>, &Route<'a>, Node<'a>)> {
         self.checked().flat_map(|manager| manager.routes.iter().map(move |route| (manager, route))).filter_map(
             |(manager, route)| {
-                let mut disabled = manager.checks().map(|check| route.disables(check.filter).map(|node| (check, node)));
+                let mut disabled =
+                    manager.checks().map(|check| check.filter.disabled_on(route).map(|node| (check, node)));
                 // With two filters, a route is exempt only if both are off.
                 let (check, node) = disabled.try_fold(None, |_, check| check.map(Some))??;
                 route.forwards().then_some((check, route, node))
@@ -184,14 +187,14 @@ impl<'a> Model<'a> {
     pub(super) fn ends_streams(&self, manager: &Manager<'a>, route: &Route<'a>) -> bool {
         let by_module = manager.modules().any(|module| {
             let is_off = module.config.at("filter_config.value.end_streams").is_some_and(|node| node.is_false());
-            !is_off && route.disables(module).is_none()
+            !is_off && module.disabled_on(route).is_none()
         });
         by_module || self.has_ender(manager, route)
     }
 
     /// Whether an `ext_proc` filter ends the streams of a route.
     pub(super) fn has_ender(&self, manager: &Manager<'a>, route: &Route<'a>) -> bool {
-        self.enders(manager).iter().any(|(_, ender)| route.disables(ender.filter).is_none())
+        self.enders(manager).iter().any(|(_, ender)| ender.filter.disabled_on(route).is_none())
     }
 
     /// The `ext_proc` filters of a manager that call Doorward, with their places.
@@ -397,99 +400,6 @@ impl<'a> Manager<'a> {
         let action = action.and_then(|action| action.choice(&["ALLOW", "REJECT_REQUEST", "DROP_HEADER"]));
         matches!(action, Some("DROP_HEADER" | "REJECT_REQUEST"))
     }
-}
-
-fn routes<'a>(config: &Node<'a>) -> Vec<Route<'a>> {
-    let mut found = Vec::new();
-    for host in config.list("virtual_hosts") {
-        let mut written: Vec<_> = host.list("routes").collect();
-        if let Some(matcher) = host.get("matcher") {
-            matcher.any(&mut |node| {
-                match node.kind {
-                    "Route" => written.push(node.clone()),
-                    "RouteList" => written.extend(node.list("routes")),
-                    _ => {}
-                }
-                false
-            });
-        }
-        for node in written {
-            let above = vec![node.clone(), host.clone(), config.clone()];
-            let weighted: Vec<_> = node.list("route.weighted_clusters.clusters").collect();
-            if weighted.is_empty() {
-                found.push(Route { levels: above, node });
-                continue;
-            }
-            for part in weighted {
-                found.push(Route { node: node.clone(), levels: [vec![part], above.clone()].concat() });
-            }
-        }
-    }
-    found
-}
-
-impl<'a> Route<'a> {
-    /// The virtual host.
-    fn host(&self) -> Option<&KeyPath> {
-        self.levels.iter().rev().nth(1).map(|host| &host.path)
-    }
-
-    /// Whether it takes every request for a path.
-    fn takes(&self, path: &str) -> bool {
-        let Some(wanted) = self.node.get("match") else { return false };
-        let prefix = |text: &str| path.starts_with(text);
-        let segments =
-            |text: &str| path.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let asks_for_more = wanted.entries().count() > 1;
-        !asks_for_more
-            && (wanted.text("prefix").is_some_and(prefix)
-                || wanted.text("path_separated_prefix").is_some_and(segments)
-                || wanted.text("path") == Some(path))
-    }
-
-    /// The `check_settings` of an ext_authz filter, the most specific first.
-    pub(super) fn settings(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
-        self.per_filter(name).filter_map(|config| within(&config).get("check_settings"))
-    }
-
-    /// The per-route configurations of a filter, the most specific first.
-    pub(super) fn per_filter(&self, name: &'a str) -> impl Iterator<Item = Node<'a>> {
-        let configs = self.levels.iter().filter_map(|level| level.get("typed_per_filter_config"));
-        configs.filter_map(move |config| Some(Node::new(config.path.key(name), config.value.get(name)?)))
-    }
-
-    /// Whether a request header is removed on the way to the upstream; the removal acts after all filters.
-    pub(super) fn removes(&self, name: &str) -> Option<Node<'a>> {
-        let removed = self.levels.iter().flat_map(|level| level.list("request_headers_to_remove"));
-        removed.into_iter().find(|node| node.value.as_str().is_some_and(|text| text.eq_ignore_ascii_case(name)))
-    }
-
-    /// The clusters that it reaches: named by `name` or `cluster`, or by a request's `cluster_header`. Mirrors of the
-    /// virtual host or above count too, because a mirror of the route may cover only a part of the requests.
-    pub(super) fn targets(&self) -> impl Iterator<Item = Node<'a>> {
-        let weighted = self.levels.first().filter(|level| level.path != self.node.path).cloned();
-        let main = weighted.or_else(|| self.node.get("route"));
-        let above = self.levels.iter().flat_map(|level| level.list("request_mirror_policies"));
-        main.into_iter().chain(self.node.list("route.request_mirror_policies")).chain(above)
-    }
-
-    /// The node that disables a filter on this route: the most specific configuration counts.
-    pub(super) fn disables(&self, filter: &Filter<'a>) -> Option<Node<'a>> {
-        let Some(config) = self.per_filter(filter.name).next() else {
-            return filter.node.get("disabled").filter(Node::is_true);
-        };
-        config.get("disabled").or_else(|| within(&config).get("disabled")).filter(Node::is_true)
-    }
-
-    /// Whether it goes to an upstream, and is neither a redirect nor a direct response.
-    pub(super) fn forwards(&self) -> bool {
-        self.node.get("route").is_some()
-    }
-}
-
-/// The configuration of a filter for a route, out of the `FilterConfig` that may wrap it.
-fn within<'a>(config: &Node<'a>) -> Node<'a> {
-    config.get("config").unwrap_or_else(|| config.clone())
 }
 
 fn grpc_service<'a>(config: &Node<'a>) -> Option<Service<'a>> {

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::any_matches;
-use super::super::model::{Check, Model, Route};
+use super::super::model::{Check, Model};
 use super::super::node::Node;
+use super::super::route::Route;
 
 /// With a longer timeout, requests pile up behind a Doorward that hangs; its own bound for a decision is one
 /// second.

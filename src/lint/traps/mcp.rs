@@ -2,8 +2,9 @@
 
 use super::super::Found;
 use super::super::matching::any_matches;
-use super::super::model::{Check, Filter, Manager, Model, Route};
+use super::super::model::{Check, Filter, Manager, Model};
 use super::super::node::Node;
+use super::super::route::Route;
 use super::routes::RULE;
 
 /// The namespace of the MCP filter's metadata.
@@ -113,11 +114,11 @@ pub(super) fn mcp_rule_named(model: &Model<'_>, found: &mut Found) {
 /// Where a filter is off for the paths of rules for messages; without the rules, where it is off on every route.
 fn disabled<'a>(model: &Model<'a>, manager: &Manager<'a>, filter: &Filter<'a>) -> Vec<Node<'a>> {
     if model.expected.rules_for_messages.is_none() {
-        let everywhere: Option<Vec<_>> = manager.routes.iter().map(|route| route.disables(filter)).collect();
+        let everywhere: Option<Vec<_>> = manager.routes.iter().map(|route| filter.disabled_on(route)).collect();
         return everywhere.unwrap_or_default();
     }
     let paths = model.expected.message_paths.iter();
-    paths.flat_map(|path| manager.routes_of(path)).filter_map(|route| route.disables(filter)).collect()
+    paths.flat_map(|path| manager.routes_of(path)).filter_map(|route| filter.disabled_on(route)).collect()
 }
 
 pub(super) fn mcp_body_unread(model: &Model<'_>, found: &mut Found) {

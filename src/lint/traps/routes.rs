@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use super::super::Found;
 use super::super::matching::removes;
-use super::super::model::{Check, Filter, Model, Route};
+use super::super::model::{Check, Filter, Model};
 use super::super::node::Node;
+use super::super::route::Route;
 use crate::authz::answer::look_alikes;
 
 /// The key by which a route names one of Doorward's rules.
@@ -64,7 +65,7 @@ pub(super) fn no_early_strip(model: &Model<'_>, found: &mut Found) {
 
 pub(super) fn identity_removed(model: &Model<'_>, found: &mut Found) {
     for check in model.checks() {
-        for route in check.manager.routes.iter().filter(|route| route.disables(check.filter).is_none()) {
+        for route in check.manager.routes.iter().filter(|route| check.filter.disabled_on(route).is_none()) {
             let later = later_mutations(&check, route);
             let appended = later.iter().filter_map(|mutation| mutation.get("append"));
             let on_route = route.levels.iter().flat_map(|level| level.list("request_headers_to_add"));

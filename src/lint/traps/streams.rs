@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::super::Found;
-use super::super::model::{Ender, Manager, Model, Route, forwards_subject};
+use super::super::model::{Ender, Manager, Model, forwards_subject};
 use super::super::node::Node;
 
 const HEADER_MODES: [&str; 3] = ["DEFAULT", "SEND", "SKIP"];
@@ -35,7 +35,7 @@ pub(super) fn stream_unproven(model: &Model<'_>, found: &mut Found) {
         for node in general.into_iter().chain(routes) {
             found.at(&node, "the metadata of ext_authz is not forwarded, so Doorward refuses every stream");
         }
-        if manager.routes.iter().any(|route| route.disables(ender.filter).is_none()) {
+        if manager.routes.iter().any(|route| ender.filter.disabled_on(route).is_none()) {
             let written = manager.ext_authz().filter(|check| check.at < at);
             let switches = written.filter_map(|check| check.filter.config.get("enable_dynamic_metadata_ingestion"));
             for node in switches.filter(Node::is_false) {
