@@ -3,6 +3,7 @@
 mod copies;
 mod faults;
 mod figures;
+mod odd;
 mod processes;
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ const LOG: &str = "doorward:{r}:log";
 /// A running relay, like that of a separate process.
 struct Running {
     relay: Arc<Relay>,
+    metrics: prometheus::Registry,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -35,11 +37,13 @@ impl Running {
             from: config(from.into()),
             to: config(to.into()),
         };
-        let relay = Arc::new(Relay::new(settings, RelayStats::new().unwrap()).unwrap());
+        let (stats, metrics) = (RelayStats::new().unwrap(), prometheus::Registry::new());
+        stats.register(&metrics).unwrap();
+        let relay = Arc::new(Relay::new(settings, stats).unwrap());
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (running, stopped) = (relay.clone(), stop.clone());
         tasks.spawn(async move { running.run(stopped).await });
-        Self { relay, stop, tasks }
+        Self { relay, metrics, stop, tasks }
     }
 
     /// In both directions.
@@ -49,6 +53,14 @@ impl Running {
 
     fn state(&self) -> RelayState {
         self.relay.status().state
+    }
+
+    /// The entries with this result in `doorward_relay_entries_total`.
+    fn counted(&self, result: &str) -> f64 {
+        let families = self.metrics.gather();
+        let entries = families.iter().find(|family| family.name() == "doorward_relay_entries_total").unwrap();
+        let of = |metric: &&prometheus::proto::Metric| metric.get_label().iter().any(|label| label.value() == result);
+        entries.get_metric().iter().filter(of).map(|metric| metric.get_counter().get_value()).sum()
     }
 
     async fn becomes(&self, state: RelayState) {

@@ -19,9 +19,11 @@
 
 mod copying;
 mod note;
+mod passing;
 mod stats;
 mod unread;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use crate::clock::Steady;
 use copying::{Fault, Progress};
 use note::RelayNote;
 pub use note::{RelayState, RelayStatus};
+use stats::Outcome;
 pub use stats::RelayStats;
 
 /// The stores of a relay, and its names.
@@ -63,6 +66,8 @@ pub struct Relay {
     from: RedisLedger,
     to: RedisLedger,
     stats: RelayStats,
+    /// By [`Outcome`]: an entry was named in the log.
+    named: [AtomicBool; Outcome::ALL.len()],
     began: Steady,
     known: Mutex<Known>,
     changed: Notify,
@@ -122,6 +127,7 @@ impl Relay {
             from: RedisLedger::new(from)?,
             to: RedisLedger::new(to)?,
             stats,
+            named: Default::default(),
             began: Steady::now(),
             known: Mutex::default(),
             changed: Notify::new(),

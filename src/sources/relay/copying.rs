@@ -4,19 +4,19 @@ use std::convert::Infallible;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::super::ledger::{
-    Feed, FeedItem, LedgerError, Position, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo, Unread,
+    Feed, FeedItem, LedgerError, Position, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo,
 };
 use super::super::names::Names;
 use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
-use super::stats::Outcome;
-use super::unread::{UnreadEntries, is_fit};
+use super::passing::without_note;
+use super::unread::UnreadEntries;
 use super::{Relay, RelayState};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Lead, Revocation, RevocationIndex};
+use crate::authz::revocation::{Lead, RevocationIndex};
 use crate::clock::Steady;
 
 /// The interval of checks whether the logs are still the same.
@@ -25,10 +25,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 const TEND_EVERY: Duration = Duration::from_secs(5);
 /// The wait for new entries.
 const BLOCK: Duration = Duration::from_millis(400);
-/// Entries in one append: one round trip between the regions carries them.
-const BATCH: usize = 500;
-/// Entries that are appended in a second, at most: the other region's writers and instances have their share, too.
-const PER_SECOND: u32 = 10_000;
 /// Entries in the other log, at most: some 1.5 GB of this process's memory.
 const MOST: usize = 10_000_000;
 /// An entry that is read within this time after the last complete read was written a moment ago.
@@ -49,10 +45,10 @@ pub(super) struct Progress {
     from: Reading,
     to: Reading,
     /// The entries of the other log.
-    known: RevocationIndex,
-    unread: UnreadEntries,
+    pub(super) known: RevocationIndex,
+    pub(super) unread: UnreadEntries,
     /// The next append is not made before.
-    not_before: Instant,
+    pub(super) not_before: Instant,
     purged: Steady,
     /// `None`: not over these connections.
     tended: Option<Steady>,
@@ -258,7 +254,7 @@ impl Relay {
     }
 
     /// Reads what was added to the other log; false if it has lost entries: it must be read from its start.
-    async fn read_on(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
+    pub(super) async fn read_on(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
         let Some(mut read) = progress.to.baseline.clone() else { return Ok(false) };
         loop {
             let start = Steady::now();
@@ -345,62 +341,9 @@ impl Relay {
         Ok(Some((page.items, page.complete, read)))
     }
 
-    /// Appends the entries that the other log lacks; false if that log has lost entries.
-    async fn pass(&self, items: &[FeedItem], to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
-        let unreadable = items.iter().filter(|item| item.revocation.is_err() && !self.is_passed_on(item)).count();
-        self.stats.count(&self.name, Outcome::Unreadable, unreadable);
-        if self.lacking(items, progress).next().is_none() && self.unread(items, progress).next().is_none() {
-            return Ok(true);
-        }
-        // What came from there, or was appended by another relay meanwhile, is not appended again.
-        if !self.read_on(to, progress).await? {
-            return Ok(false);
-        }
-        let taken = RevocationIndex::new(); // Of several entries for one target, those that say more.
-        let uptime = Steady::now().uptime();
-        let lacking: Vec<_> =
-            self.lacking(items, progress).filter(|entry| taken.apply(entry, uptime)).cloned().collect();
-        for batch in lacking.chunks(BATCH) {
-            self.to.append(batch).await.map_err(|error| Fault::at(&self.to, error))?;
-            for entry in batch {
-                progress.known.apply(&without_note(entry), Steady::now().uptime());
-            }
-            self.stats.count(&self.name, Outcome::Copied, batch.len());
-            progress.pace(batch.len()).await;
-        }
-        let unread: Vec<_> = self.unread(items, progress).cloned().collect();
-        for fields in &unread {
-            if progress.unread.is_full() || progress.unread.knows(fields) {
-                continue;
-            }
-            self.to.add_unread(fields).await.map_err(|error| Fault::at(&self.to, error))?;
-            progress.unread.note(fields);
-            self.stats.count(&self.name, Outcome::PassedOn, 1);
-            progress.pace(1).await;
-        }
-        Ok(true)
-    }
-
-    /// The entries that the other log lacks, without those whose tokens have expired by every clock.
-    fn lacking<'a>(&self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Revocation> {
-        let (now, retention) = (self.from.earliest(), self.needed());
-        let entries = items.iter().filter_map(|item| item.revocation.as_ref().ok());
-        entries.filter(move |entry| entry.expires_at.plus(retention) > now && !progress.known.knows(entry))
-    }
-
-    /// The entries of unknown kinds that the other log lacks.
-    fn unread<'a>(&'a self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Unread> {
-        let fit = items.iter().filter(|item| self.is_passed_on(item) && !item.asks);
-        fit.filter_map(|item| item.unread.as_ref()).filter(|fields| !progress.unread.knows(fields))
-    }
-
-    fn is_passed_on(&self, item: &FeedItem) -> bool {
-        item.unread.as_ref().is_some_and(|fields| is_fit(fields, self.from.earliest()))
-    }
-
     /// The longest that any instance in either region, or beyond it, needs an entry: an entry that is over by the settings
     /// of this region may refuse tokens in another one. Relays that run both ways keep this noted.
-    fn needed(&self) -> Duration {
+    pub(super) fn needed(&self) -> Duration {
         [&self.from, &self.to]
             .into_iter()
             .filter_map(RedisLedger::longest_retention)
@@ -426,15 +369,6 @@ impl Reading {
     }
 }
 
-impl Progress {
-    /// Waits after an append, so that there are not more than [`PER_SECOND`].
-    async fn pace(&mut self, entries: usize) {
-        let takes = Duration::from_secs(1) * u32::try_from(entries).unwrap_or(u32::MAX) / PER_SECOND;
-        self.not_before = (self.not_before + takes).max(Instant::now());
-        sleep_until(self.not_before).await;
-    }
-}
-
 /// A full store may have no epoch: it is empty then.
 fn epoch(epoch: Option<Box<str>>) -> Box<str> {
     epoch.unwrap_or_default()
@@ -456,9 +390,4 @@ fn note(known: &RevocationIndex, unread: &mut UnreadEntries, items: &[FeedItem])
             (Err(_), None) => {}
         }
     }
-}
-
-/// Reasons are not compared.
-fn without_note(entry: &Revocation) -> Revocation {
-    Revocation { note: None, ..entry.clone() }
 }

@@ -1,0 +1,96 @@
+//! Entries that another program wrote, with fields that no instance would write.
+
+use std::time::Duration;
+
+use doorward::authz::revocation::Kind;
+use doorward::sources::relay::RelayState;
+
+use super::{LOG, Running, length, values};
+use crate::ledger::support::{Instance, RedisServer, eventually, now, target, token};
+
+/// Writes an entry of the issuer `main`.
+fn write(redis: &RedisServer, place: &str, fields: &[&str]) {
+    redis.cli(&[&["XADD", LOG, place, "issuer", "main"], fields].concat());
+}
+
+/// Instances keep an entry for their own retention from its instant or its writing, whatever its end says, but for a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_is_over_as_it_is_written_keeps_no_entry_from_the_other_region() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let at = now().as_millis().to_string();
+    // Two days ago: longer than any instance in either region needs it.
+    let old = now().minus(Duration::from_secs(48 * 3_600)).as_millis();
+    let over = now().minus(Duration::from_secs(40 * 3_600)).as_millis().to_string();
+    write(&eu, &format!("{old}-1"), &["kind", "user", "id", "old", "at", &old.to_string(), "expires", &over]);
+    let kinds = ["token", "session", "user", "client", "key", "issuer", "actor"];
+    for kind in kinds {
+        write(&eu, "*", &["kind", kind, "id", "odd", "at", &at, "expires", "1000000001000"]);
+        write(&eu, "*", &["kind", kind, "id", "seconds", "at", "*", "expires", "1000000001"]);
+        write(&eu, "*", &["kind", kind, "id", "nought", "expires", "0"]);
+    }
+    // A later version's kind: what it means is not known, so its end counts.
+    write(&eu, "*", &["kind", "device", "id", "d", "at", "*", "expires", &now().as_millis().to_string()]);
+    write(&eu, "*", &["kind", "device", "id", "gone", "at", "*", "expires", "1000000001000"]);
+    write(&eu, "*", &["kind", "user", "at", "*"]);
+    let there = Instance::start(&us).await;
+    let [relay, back] = Running::both(&eu, &us);
+    eventually("all that may be needed is copied", || length(&us) == 20).await;
+    there.comes_to_refuse(&token("nought")).await;
+    for kind in [Kind::Session, Kind::User, Kind::Client, Kind::Key, Kind::Issuer, Kind::Actor] {
+        for id in ["odd", "seconds", "nought"] {
+            there.comes_to_refuse(&target(kind, id)).await;
+        }
+    }
+    relay.becomes(RelayState::Following).await;
+    back.becomes(RelayState::Following).await;
+    assert!(!values(&us, "id").contains(&"old".to_owned()));
+    eventually("what is left out is counted", || {
+        (relay.counted("copied"), relay.counted("passed_on"), relay.counted("expired"), relay.counted("unreadable"))
+            == (19.0, 1.0, 3.0, 2.0)
+    })
+    .await;
+    relay.end().await;
+    back.end().await;
+}
+
+/// More entries of unknown kinds than the relay remembers.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_beyond_what_is_remembered_are_counted() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let end = now().plus(Duration::from_secs(3_000)).as_millis().to_string();
+    let fill = "for n = 1, 100000 do redis.call('XADD', KEYS[1], '*', 'issuer', 'main', 'kind', 'device', 'id', n, \
+                'at', '*', 'expires', ARGV[1]) end";
+    us.cli(&["EVAL", fill, "1", LOG, &end]);
+    write(&eu, "*", &["kind", "device", "id", "7", "at", "*", "expires", &end]);
+    write(&eu, "*", &["kind", "device", "id", "new", "at", "*", "expires", &end]);
+    write(&eu, "*", &["kind", "token", "id", "known", "at", "*", "expires", &end]);
+    let relay = Running::start(eu.url(), us.url());
+    eventually("the known kind is copied", || length(&us) == 100_001).await;
+    eventually("the other is counted", || relay.counted("too_many") == 1.0).await;
+    assert_eq!(relay.counted("passed_on"), 0.0);
+    relay.end().await;
+}
+
+/// A request for receipts is about the instances of one region.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_for_receipts_is_not_copied_and_its_entry_is() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let end = now().plus(Duration::from_secs(3_000)).as_millis().to_string();
+    for kind in ["device", "token"] {
+        let entry = ["kind", kind, "id", "once", "at", "*", "expires", &end, "origin", "revoked", "reason", "x"];
+        write(&eu, "*", &entry);
+        write(&eu, "*", &[&entry[..], &["receipt", "1"]].concat());
+        let asks = ["kind", kind, "id", "asks", "at", "*", "expires", &end, "origin", "revoked", "reason", "x"];
+        write(&eu, "*", &[&asks[..], &["receipt", "1"]].concat());
+    }
+    let there = Instance::start(&us).await;
+    let [relay, back] = Running::both(&eu, &us);
+    there.comes_to_refuse(&token("asks")).await;
+    eventually("each is there once", || length(&us) == 4).await;
+    assert_eq!(values(&us, "receipt"), [""; 4]);
+    relay.becomes(RelayState::Following).await;
+    back.becomes(RelayState::Following).await;
+    assert_eq!((length(&eu), length(&us)), (6, 4));
+    relay.end().await;
+    back.end().await;
+}
