@@ -53,6 +53,29 @@ async fn an_end_that_is_over_as_it_is_written_keeps_no_entry_from_the_other_regi
     back.end().await;
 }
 
+/// Redis refuses a time to live that overflows its milliseconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_beyond_all_time_stops_nothing() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let relay = Running::start(eu.url(), us.url());
+    relay.becomes(RelayState::Following).await;
+    let ends = ["9223372036854775807", "9223372036854775808", "999999999999999999", "99999999999999999999999999"];
+    for (at, expires) in ends.into_iter().enumerate() {
+        write(&eu, "*", &["kind", "user", "id", &format!("late-{at}"), "at", expires, "expires", expires]);
+        write(&eu, "*", &["kind", "token", "id", &format!("token-{at}"), "at", "*", "expires", expires]);
+        write(&eu, "*", &["kind", "session", "id", &format!("next-{at}"), "at", "*"]);
+    }
+    eventually("all are copied", || length(&us) == 12).await;
+    relay.becomes(RelayState::Following).await;
+    for at in 0..ends.len() {
+        for name in [format!("user:late-{at}"), format!("token:token-{at}"), format!("session:next-{at}")] {
+            assert_eq!(us.cli(&["EXISTS", &format!("doorward:{{r}}:main:{name}")]), "1", "{name}: no key");
+        }
+    }
+    assert_eq!(relay.relay.status().problem, None);
+    relay.end().await;
+}
+
 /// More entries of unknown kinds than the relay remembers.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_beyond_what_is_remembered_are_counted() {
