@@ -3,6 +3,7 @@
 mod copies;
 mod faults;
 mod figures;
+mod full;
 mod odd;
 mod processes;
 

@@ -143,8 +143,7 @@ impl Relay {
             () = stop.cancelled() => {}
         }
         if self.known().owned {
-            let release = self.from.own_relay(&self.id, &self.process, Duration::from_millis(1));
-            let _ = timeout(RELEASING, release).await; // The lease ends by itself, too.
+            let _ = timeout(RELEASING, self.claim(Duration::from_millis(1))).await; // The lease ends by itself, too.
         }
     }
 
@@ -180,7 +179,7 @@ impl Relay {
 
     async fn keep(&self) {
         loop {
-            match self.from.own_relay(&self.id, &self.process, LEASE).await {
+            match self.claim(LEASE).await {
                 Ok(true) => {
                     self.owns(true);
                     tokio::select! {
@@ -193,12 +192,24 @@ impl Relay {
                     self.follow_note().await;
                     sleep(FOLLOW).await;
                 }
-                Err(error) => {
-                    self.hindered(&Fault::at(&self.from, error));
+                Err(fault) => {
+                    self.hindered(&fault);
                     sleep(TICK).await;
                 }
             }
         }
+    }
+
+    /// Takes or renews the lease: in this region's store, or in the other one while this one is full. Reading the log
+    /// needs no room.
+    async fn claim(&self, lasts: Duration) -> Result<bool, Fault> {
+        let (ledger, claimed) = match self.from.own_relay(&self.id, &self.process, lasts).await {
+            Err(error) if error.is_out_of_memory() => {
+                (&self.to, self.to.own_relay(&self.id, &self.process, lasts).await)
+            }
+            claimed => (&self.from, claimed),
+        };
+        claimed.map_err(|error| Fault::at(ledger, error))
     }
 
     /// Renews the lease and the note until the lease is lost.
@@ -206,7 +217,7 @@ impl Relay {
         let mut renewed = Steady::now();
         loop {
             let _ = timeout(TICK, self.changed.notified()).await;
-            match self.from.own_relay(&self.id, &self.process, LEASE).await {
+            match self.claim(LEASE).await {
                 Ok(true) => renewed = Steady::now(),
                 Ok(false) => return,
                 Err(_) if renewed.elapsed() + TICK >= LEASE => return, // Another process may own it from here on.
