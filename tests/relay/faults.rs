@@ -151,3 +151,19 @@ async fn one_store_by_two_addresses_is_refused() {
     assert_eq!(length(&redis), 1);
     relay.end().await;
 }
+
+/// A connection that breaks for a moment is no outage: what is shown goes by how far the other region is behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_without_the_other_region_is_no_warning() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let wire = Proxy::start(us.port);
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    eventually("it follows", || relay.relay.status().is_up).await;
+    wire.refuse();
+    relay.becomes(RelayState::Unreachable).await;
+    let status = relay.relay.status();
+    assert!(status.is_up && !status.is_overdue && status.problem.is_some(), "{status:?}");
+    wire.heal();
+    relay.becomes(RelayState::Following).await;
+    relay.end().await;
+}

@@ -153,6 +153,9 @@ impl Relay {
                     progress.from.baseline = Some(next);
                     self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
                     self.set(RelayState::Following);
+                    if is_complete {
+                        self.caught_up();
+                    }
                 }
             }
         }
@@ -270,6 +273,7 @@ impl Relay {
             let judged = read.check_epoch(Some(&*epoch)).and_then(|()| read.check(stream, page.complete, alive));
             if let Err(gap) = judged {
                 tracing::warn!(relay = %self.name, gap = gap.label(), cause = %gap, "the log of the other region lost entries; copying again");
+                self.copied_up_to(None);
                 progress.to.baseline = None;
                 return Ok(false);
             }

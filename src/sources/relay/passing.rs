@@ -94,6 +94,7 @@ impl Relay {
 
     fn appended(&self, outcome: Outcome, entries: usize) {
         self.stats.count(&self.name, outcome, entries);
+        self.known().outage.appended(entries);
     }
 
     /// Counts an entry that is not copied; the first is named, unless it is merely old.

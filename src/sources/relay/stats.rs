@@ -40,7 +40,7 @@ instruments! {
         /// Everything that was written to this region's store this long ago is in the other region; +Inf before that is
         /// known.
         lag: GaugeVec = "doorward_relay_lag_seconds" by ["relay"],
-        /// Whether a relay follows and is at most 30 s behind: 1 or 0; the same at each instance.
+        /// Whether the other region is at most 30 s behind: 1 or 0; the same at each instance.
         up: IntGaugeVec = "doorward_relay_up" by ["relay"],
     }
 }
