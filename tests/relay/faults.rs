@@ -167,3 +167,18 @@ async fn a_moment_without_the_other_region_is_no_warning() {
     relay.becomes(RelayState::Following).await;
     relay.end().await;
 }
+
+/// As either store of a relay: a replica refuses the lease in the one case, and names its role in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_named_as_such() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &eu.port.to_string()]).await;
+    for [from, to] in [[&replica, &us], [&us, &replica]] {
+        let relay = Running::start(from.url(), to.url());
+        relay.becomes(RelayState::Refused).await;
+        let problem = relay.relay.status().problem.unwrap();
+        let named = format!("127.0.0.1:{}: the server is a replica", replica.port);
+        assert!(problem.starts_with(&named) && problem.contains("name the primary"), "{problem}");
+        relay.end().await;
+    }
+}

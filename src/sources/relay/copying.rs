@@ -83,7 +83,13 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn at(ledger: &RedisLedger, cause: impl Into<Obstacle>) -> Self {
-        Self::Store { place: ledger.config().server.place(), cause: cause.into() }
+        let cause = match cause.into() {
+            Obstacle::Ledger(LedgerError::Refused { kind: RefusalKind::ReadOnly, .. }) => {
+                Obstacle::NotPrimary { role: "replica".into() }
+            }
+            cause => cause,
+        };
+        Self::Store { place: ledger.config().server.place(), cause }
     }
 
     pub(super) fn state(&self) -> RelayState {
@@ -101,9 +107,7 @@ impl Fault {
                     LedgerError::Unavailable { .. }
                     | LedgerError::Timeout { .. }
                     | LedgerError::BreakerOpen
-                    | LedgerError::Refused { kind: RefusalKind::Loading | RefusalKind::ReadOnly, .. } => {
-                        RelayState::Unreachable
-                    }
+                    | LedgerError::Refused { kind: RefusalKind::Loading, .. } => RelayState::Unreachable,
                     LedgerError::Refused { .. }
                     | LedgerError::NotReplicated { .. }
                     | LedgerError::NamesDiffer
