@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::ledger::{
-    Feed, FeedItem, LedgerError, Position, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo,
+    Feed, FeedItem, LedgerError, Position, Received, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo,
 };
 use super::super::names::Names;
 use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
 use super::passing::without_note;
 use super::unread::UnreadEntries;
-use super::{Relay, RelayState};
+use super::{Relay, RelayState, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, RevocationIndex};
 use crate::clock::Steady;
@@ -52,6 +52,8 @@ pub(super) struct Progress {
     purged: Steady,
     /// `None`: not over these connections.
     tended: Option<Steady>,
+    /// The epoch of this region's store under which the relay last noted itself in the other one.
+    received: Option<Box<str>>,
 }
 
 impl Default for Progress {
@@ -64,6 +66,7 @@ impl Default for Progress {
             not_before: Instant::now(),
             purged: Steady::now(),
             tended: None,
+            received: None,
         }
     }
 }
@@ -195,7 +198,13 @@ impl Relay {
         if progress.tended.is_some_and(|tended| tended.elapsed() < TEND_EVERY) {
             return Ok(());
         }
-        let (from, to) = tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to))?;
+        let epoch = progress.from.baseline.as_ref().map(|read| &read.epoch);
+        let received = epoch.and_then(|epoch| self.received(epoch, progress.received.as_deref()));
+        let noted = received.is_some();
+        let (from, to) = tokio::try_join!(self.tend_store(&self.from, None), self.tend_store(&self.to, received))?;
+        if noted {
+            progress.received = epoch.cloned();
+        }
         if let Some(conflict) = from.conflict_in(&to) {
             return Err(Fault::NamesDiffer(conflict));
         }
@@ -215,10 +224,18 @@ impl Relay {
         Ok(())
     }
 
+    /// What this relay notes in the other store: everything that was written here this long ago is there. `None` before
+    /// that is known. The store names the region: its address may be the same in each.
+    fn received(&self, epoch: &str, former: Option<&str>) -> Option<Received> {
+        let name = |epoch: &str| format!("{} {}", self.from.config().server.place(), id_of(epoch));
+        let former = former.filter(|former| *former != epoch).map(name);
+        Some(Received { from: name(epoch), former, lag: self.status().lag? })
+    }
+
     /// The names in the notes of a store under which revocations may live.
-    async fn tend_store(&self, ledger: &RedisLedger) -> Result<Names, Fault> {
+    async fn tend_store(&self, ledger: &RedisLedger, received: Option<Received>) -> Result<Names, Fault> {
         let fault = |error| Fault::at(ledger, error);
-        let now = ledger.tend(self.needed()).await.map_err(fault)?;
+        let now = ledger.tend(self.needed(), received).await.map_err(fault)?;
         let noted = ledger.noted_names(None).await.map_err(fault)?;
         Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
