@@ -18,6 +18,7 @@
 //! nothing: the bound of the guarantee and the receipt are those of one region.
 
 mod copying;
+mod known;
 mod note;
 mod outage;
 mod passing;

@@ -53,6 +53,35 @@ async fn an_end_that_is_over_as_it_is_written_keeps_no_entry_from_the_other_regi
     back.end().await;
 }
 
+/// Two entries for one target, of which one has the later instant and the other the later end, do not say what a third one
+/// does that has both: an instance that starts when the first is over would not have it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_is_copied_unless_one_that_is_there_says_as_much() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let after = |seconds: u64| now().plus(Duration::from_secs(seconds)).as_millis().to_string();
+    let [at, soon, later, last] = [after(0), after(600), after(1_200), after(1_800)];
+    let says = |id: &'static str, at: &str, end: &str| {
+        ["kind", "session", "id", id, "at", at, "expires", end].map(str::to_owned)
+    };
+    let to = |redis: &RedisServer, fields: [String; 8]| write(redis, "*", &fields.each_ref().map(|field| &**field));
+    // The other region has two of the three.
+    to(&us, says("there", "*", &soon));
+    to(&us, says("there", &at, &last));
+    to(&eu, says("there", "*", &later));
+    // It has none of them, and one says what two others do.
+    to(&eu, says("new", "*", &soon));
+    to(&eu, says("new", &at, &last));
+    to(&eu, says("new", "*", &later));
+    to(&eu, says("new", &at, &later));
+    let [relay, back] = Running::both(&eu, &us);
+    eventually("each has all that say more", || length(&us) == 6 && length(&eu) == 6).await;
+    relay.becomes(RelayState::Following).await;
+    back.becomes(RelayState::Following).await;
+    assert_eq!(values(&us, "id"), ["there", "there", "there", "new", "new", "new"]);
+    relay.end().await;
+    back.end().await;
+}
+
 /// Redis refuses a time to live that overflows its milliseconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_end_beyond_all_time_stops_nothing() {

@@ -12,11 +12,11 @@ use super::super::ledger::{
 use super::super::names::Names;
 use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
-use super::passing::without_note;
+use super::known::KnownEntries;
 use super::unread::UnreadEntries;
 use super::{Relay, RelayState, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Lead, RevocationIndex};
+use crate::authz::revocation::Lead;
 use crate::clock::Steady;
 
 /// The interval of checks whether the logs are still the same.
@@ -45,7 +45,7 @@ pub(super) struct Progress {
     from: Reading,
     to: Reading,
     /// The entries of the other log.
-    pub(super) known: RevocationIndex,
+    pub(super) known: KnownEntries,
     pub(super) unread: UnreadEntries,
     /// The next append is not made before.
     pub(super) not_before: Instant,
@@ -61,7 +61,7 @@ impl Default for Progress {
         Self {
             from: Reading::default(),
             to: Reading::default(),
-            known: RevocationIndex::new(),
+            known: KnownEntries::default(),
             unread: UnreadEntries::default(),
             not_before: Instant::now(),
             purged: Steady::now(),
@@ -217,7 +217,7 @@ impl Relay {
             }
         }
         self.purge(progress);
-        if progress.known.counts().into_iter().sum::<usize>() > MOST {
+        if progress.known.len() > MOST {
             return Err(Fault::TooLong { place: self.to.config().server.place() });
         }
         progress.tended = Some(Steady::now());
@@ -256,7 +256,7 @@ impl Relay {
     /// Reads the other log from its start.
     async fn read_target(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
         let fault = |error: LedgerError| Fault::at(&self.to, error);
-        (progress.known, progress.unread) = (RevocationIndex::new(), UnreadEntries::default());
+        (progress.known, progress.unread) = (KnownEntries::default(), UnreadEntries::default());
         progress.from.baseline = None; // What the other log has lost is copied again.
         self.epoch(&self.to).await?;
         let Snapshot { page, stream, .. } = to.snapshot(Position::END).await.map_err(fault)?;
@@ -287,7 +287,7 @@ impl Relay {
             let examined = Obstacle::is_still(&to.server, &facts.server);
             let examined = examined.and_then(|()| Obstacle::examine(facts, self.to.config().allow_eviction));
             examined.map_err(|cause| Fault::at(&self.to, cause))?;
-            note(&progress.known, &mut progress.unread, &page.items);
+            note(&mut progress.known, &mut progress.unread, &page.items);
             read.advance(page.items.iter().map(|item| item.position));
             let epoch = epoch(page.source.and_then(|source| source.epoch));
             let alive = self.to.earliest().minus(self.needed());
@@ -404,12 +404,12 @@ fn beyond_end(items: &[FeedItem], end: &StreamInfo) -> u64 {
 }
 
 /// Records entries of the other log.
-fn note(known: &RevocationIndex, unread: &mut UnreadEntries, items: &[FeedItem]) {
+fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem]) {
     let uptime = Steady::now().uptime();
     for item in items {
         match (&item.revocation, &item.unread) {
             (Ok(entry), _) => {
-                known.apply(&without_note(entry), uptime);
+                known.note(entry, uptime);
             }
             (Err(_), Some(fields)) => unread.note(fields),
             (Err(_), None) => {}

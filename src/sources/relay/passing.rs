@@ -8,10 +8,11 @@ use tokio::time::{Instant, sleep_until};
 use super::super::ledger::{Feed, FeedItem, Unread};
 use super::Relay;
 use super::copying::{Fault, Progress};
+use super::known::KnownEntries;
 use super::stats::Outcome;
 use super::unread::is_fit;
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{Kind, Revocation, RevocationIndex, Watermark};
+use crate::authz::revocation::{Kind, Revocation, Watermark};
 use crate::clock::Steady;
 
 /// Entries in one append: one round trip between the regions carries them.
@@ -41,13 +42,13 @@ impl Relay {
         if items.iter().any(is_lacking) && !self.read_on(to, progress).await? {
             return Ok(false);
         }
-        let taken = RevocationIndex::new(); // Of several entries for one target, those that say more.
+        let mut taken = KnownEntries::default(); // Of several entries for one target, those that say more.
         let uptime = Steady::now().uptime();
         let (mut lacking, mut unread, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for item in items {
             match self.fate(item, progress) {
                 Fate::Known => {}
-                Fate::Copied(entry) if taken.apply(entry, uptime) => lacking.push(entry.clone()),
+                Fate::Copied(entry) if taken.note(entry, uptime) => lacking.push(entry.clone()),
                 Fate::Copied(_) => {}
                 Fate::PassedOn(fields) => unread.push((item, fields)),
                 Fate::LeftOut(outcome) => left_out.push((outcome, item)),
@@ -56,7 +57,7 @@ impl Relay {
         for batch in lacking.chunks(BATCH) {
             self.to.append(batch).await.map_err(|error| Fault::at(&self.to, error))?;
             for entry in batch {
-                progress.known.apply(&without_note(entry), Steady::now().uptime());
+                progress.known.note(entry, Steady::now().uptime());
             }
             self.appended(Outcome::Copied, batch.len());
             progress.pace(batch.len()).await;
@@ -126,9 +127,4 @@ impl Progress {
         self.not_before = (self.not_before + takes).max(Instant::now());
         sleep_until(self.not_before).await;
     }
-}
-
-/// Reasons are not compared.
-pub(super) fn without_note(entry: &Revocation) -> Revocation {
-    Revocation { note: None, ..entry.clone() }
 }
