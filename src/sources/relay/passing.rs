@@ -47,11 +47,10 @@ impl Relay {
         let (mut lacking, mut unread, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for item in items {
             match self.fate(item, progress) {
-                Fate::Known => {}
                 Fate::Copied(entry) if taken.note(entry, uptime) => lacking.push(entry.clone()),
-                Fate::Copied(_) => {}
                 Fate::PassedOn(fields) => unread.push((item, fields)),
                 Fate::LeftOut(outcome) => left_out.push((outcome, item)),
+                Fate::Known | Fate::Copied(_) => {}
             }
         }
         for batch in lacking.chunks(BATCH) {
