@@ -75,6 +75,9 @@ instruments! {
         registrations: IntGauge = "doorward_registrations",
         /// Time since the start of the last completed read of the revocations; +Inf before the first.
         view_age: Gauge = "doorward_view_age_seconds",
+        /// Everything that was written in another region this long ago is in this region's Redis; of the region whose relay
+        /// is furthest behind. 0 if no relay has copied to it for a day.
+        inbound_lag: Gauge = "doorward_relay_inbound_lag_seconds",
         /// Whether revocations survive a restart: 0 for the embedded store without a path.
         pub store_durable: IntGauge = "doorward_store_durable",
         /// How far this machine's clock is ahead of the store's (of="store"), and the most that an issuer's tokens were
@@ -111,6 +114,8 @@ impl Deref for Metrics {
 pub struct Reading<'a> {
     pub index: &'a RevocationIndex,
     pub view_age: Option<Duration>,
+    /// See [`crate::sources::replica::Replica::inbound_lag`].
+    pub inbound_lag: Option<Duration>,
     /// Open streams, and streams that were ordered to end and are still open.
     pub streams: (usize, usize),
     /// By issuer, the time since its keys were last loaded.
@@ -270,6 +275,7 @@ impl Metrics {
         self.registrations.set(gauge(counts[Kind::Registration as usize]));
         self.view_age
             .set(reading.view_age.filter(|age| *age < Duration::MAX).map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        self.inbound_lag.set(reading.inbound_lag.unwrap_or_default().as_secs_f64());
         for (issuer, age) in &reading.jwks_age {
             self.jwks_age.with_label_values(&[issuer]).set(age.as_secs_f64());
         }

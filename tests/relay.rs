@@ -3,6 +3,8 @@
 mod copies;
 mod faults;
 mod figures;
+mod full;
+mod odd;
 mod processes;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ const LOG: &str = "doorward:{r}:log";
 /// A running relay, like that of a separate process.
 struct Running {
     relay: Arc<Relay>,
+    metrics: prometheus::Registry,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -35,11 +38,13 @@ impl Running {
             from: config(from.into()),
             to: config(to.into()),
         };
-        let relay = Arc::new(Relay::new(settings, RelayStats::new().unwrap()).unwrap());
+        let (stats, metrics) = (RelayStats::new().unwrap(), prometheus::Registry::new());
+        stats.register(&metrics).unwrap();
+        let relay = Arc::new(Relay::new(settings, stats).unwrap());
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (running, stopped) = (relay.clone(), stop.clone());
         tasks.spawn(async move { running.run(stopped).await });
-        Self { relay, stop, tasks }
+        Self { relay, metrics, stop, tasks }
     }
 
     /// In both directions.
@@ -49,6 +54,13 @@ impl Running {
 
     fn state(&self) -> RelayState {
         self.relay.status().state
+    }
+
+    /// The entries with this result in `doorward_relay_entries_total`.
+    fn counted(&self, result: &str) -> u64 {
+        let text = prometheus::TextEncoder::new().encode_to_string(&self.metrics.gather()).unwrap();
+        let is_it = |line: &&str| line.starts_with("doorward_relay_entries_total{") && line.contains(result);
+        text.lines().find(is_it).and_then(|line| line.rsplit(' ').next()).unwrap().parse().unwrap()
     }
 
     async fn becomes(&self, state: RelayState) {

@@ -93,9 +93,9 @@ fn relay(check: &mut Check<'_>, at: &KeyPath, own: &RedisFile, here: &Redis) -> 
         };
         let server = redis(check, &at, &url_at, &file);
         if server.identity() == here.identity() {
-            check.fault(&url_at, "must be the Redis of another region; this is `revocation.redis.url`");
+            check.fault(&url_at, "must be the Redis of another region; this is that of `revocation.redis.url`");
         } else if servers.iter().any(|other| other.identity() == server.identity()) {
-            check.fault(&url_at, "must not be listed twice");
+            check.fault(&url_at, "must not be listed twice: its server, database and prefix are those of another one");
         }
         servers.push(server);
     }

@@ -93,6 +93,11 @@ impl Schema {
             }
             Value::Object(map) => self.judge_map(node, map, path, found),
             Value::Array(items) => {
+                let most = node.get("maxItems").and_then(Value::as_u64).filter(|most| items.len() as u64 > *most);
+                if let Some(most) = most {
+                    let message = format!("must have at most {most} items (found {})", items.len());
+                    return found.push(SchemaViolation { path: path.clone(), message, unknown: false });
+                }
                 let Some(node) = node.get("items") else { return };
                 items.iter().enumerate().for_each(|(at, item)| self.judge(node, item, &path.index(at), found));
             }

@@ -57,10 +57,11 @@
 //! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the
 //! secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they
 //! could be accepted), `{r}:signals` and `{r}:signals…:ID` (the streams of security events, and the owner of each),
-//! `{r}:relay:ID` and `{r}:relay-owner:ID` (the relays from this store to another one, and the owner of each). An
-//! entry with a field `receipt` requests that the instances report at once that they have applied it; `by` (the name
-//! of an admin key) and `since` (milliseconds: the first time of an entry that was written
-//! back) are for operators. A reader of the log ignores unknown fields.
+//! `{r}:relay:ID` and `{r}:relay-owner:ID` (the relays from this store to another one, and the owner of each), and
+//! `{r}:relayed` (the time up to which the relays of other regions have copied to this store). An entry with a field
+//! `receipt` requests that the instances report at once that they have applied it; `by` (the name of an admin key) and
+//! `since` (milliseconds: the first time of an entry that was written back) are for operators. A reader of the log
+//! ignores unknown fields.
 
 mod embedded;
 mod redis;
@@ -79,8 +80,8 @@ pub use redis::{
     Adopt, AdoptedKeys, Names, Reader, Redis, RedisConfig, RedisConfigError, RedisLedger, entry_fields, read_entry,
 };
 pub(super) use redis::{
-    Feed, FeedItem, Found, Lease, Leases, Life, Renewal, Report, Server, ServerClock, Snapshot, StoreFacts, StreamInfo,
-    Unread, lasting,
+    Feed, FeedItem, Found, Lease, Leases, Life, Received, Renewal, Report, Server, ServerClock, Snapshot, StoreFacts,
+    StreamInfo, Unread, lasting,
 };
 
 /// The store of revocations beyond this process.

@@ -18,10 +18,14 @@
 //! nothing: the bound of the guarantee and the receipt are those of one region.
 
 mod copying;
+mod known;
 mod note;
+mod outage;
+mod passing;
 mod stats;
 mod unread;
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +41,8 @@ use crate::clock::Steady;
 use copying::{Fault, Progress};
 use note::RelayNote;
 pub use note::{RelayState, RelayStatus};
+use outage::Outage;
+use stats::Outcome;
 pub use stats::RelayStats;
 
 /// The stores of a relay, and its names.
@@ -63,7 +69,8 @@ pub struct Relay {
     from: RedisLedger,
     to: RedisLedger,
     stats: RelayStats,
-    began: Steady,
+    /// By [`Outcome`]: an entry was named in the log.
+    named: [AtomicBool; Outcome::ALL.len()],
     known: Mutex<Known>,
     changed: Notify,
     /// The margins of the issuers that both stores know.
@@ -71,11 +78,13 @@ pub struct Relay {
 }
 
 /// What this process knows about the relay.
-#[derive(Default)]
 struct Known {
     owned: bool,
     owner: Option<String>,
     note: RelayNote,
+    /// Since when the note does not have [`RelayNote::as_of`], if it does not.
+    uncertain: Steady,
+    outage: Outage,
 }
 
 /// The lease of a relay's owner; another process takes over after it.
@@ -92,7 +101,7 @@ const LASTING: Duration = Duration::from_secs(5);
 const RELEASING: Duration = Duration::from_secs(1);
 
 impl Relay {
-    /// The age of the copy from which on a region counts as behind.
+    /// The age of the copy from which on a region counts as behind; a shorter outage is not warned about.
     pub const BEHIND: Duration = Duration::from_secs(30);
 
     /// How a relay uses a store, which may be far away.
@@ -122,8 +131,14 @@ impl Relay {
             from: RedisLedger::new(from)?,
             to: RedisLedger::new(to)?,
             stats,
-            began: Steady::now(),
-            known: Mutex::default(),
+            named: Default::default(),
+            known: Mutex::new(Known {
+                owned: false,
+                owner: None,
+                note: RelayNote::default(),
+                uncertain: Steady::now(),
+                outage: Outage::default(),
+            }),
             changed: Notify::new(),
             leads: Mutex::default(),
         })
@@ -137,8 +152,7 @@ impl Relay {
             () = stop.cancelled() => {}
         }
         if self.known().owned {
-            let release = self.from.own_relay(&self.id, &self.process, Duration::from_millis(1));
-            let _ = timeout(RELEASING, release).await; // The lease ends by itself, too.
+            let _ = timeout(RELEASING, self.claim(Duration::from_millis(1))).await; // The lease ends by itself, too.
         }
     }
 
@@ -149,15 +163,15 @@ impl Relay {
         let known = self.known();
         let RelayNote { state, as_of, problem, .. } = known.note.clone();
         let lag = as_of.and_then(|as_of| Some(now?.since(Timestamp::from_millis(as_of))));
-        let is_up = state == RelayState::Following && lag.is_some_and(|lag| lag <= Self::BEHIND);
+        let is_behind = lag.unwrap_or_else(|| known.uncertain.elapsed()) > Self::BEHIND;
         RelayStatus {
             name: self.name.clone(),
             to: self.to.config().server.place(),
             state,
             owner: known.owner.clone(),
             lag,
-            is_up,
-            is_overdue: !is_up && (state.is_lasting() || self.began.elapsed() > Self::BEHIND),
+            is_up: lag.is_some() && !is_behind && !state.is_lasting(),
+            is_overdue: is_behind || state.is_lasting(),
             problem,
         }
     }
@@ -166,15 +180,14 @@ impl Relay {
     #[must_use]
     pub fn own_fault(&self) -> Option<String> {
         let known = self.known();
-        let lasts = matches!(known.note.state, RelayState::NamesDiffer | RelayState::SameStore);
-        let problem = known.note.problem.as_ref().filter(|_| lasts && known.owned)?;
+        let problem = known.note.problem.as_ref().filter(|_| known.note.state.is_lasting() && known.owned)?;
         let [from, to] = [&self.from, &self.to].map(|ledger| ledger.config().server.place());
         Some(format!("from {from} to {to}: {problem}"))
     }
 
     async fn keep(&self) {
         loop {
-            match self.from.own_relay(&self.id, &self.process, LEASE).await {
+            match self.claim(LEASE).await {
                 Ok(true) => {
                     self.owns(true);
                     tokio::select! {
@@ -187,12 +200,24 @@ impl Relay {
                     self.follow_note().await;
                     sleep(FOLLOW).await;
                 }
-                Err(error) => {
-                    self.hindered(&Fault::at(&self.from, error));
+                Err(fault) => {
+                    self.hindered(&fault);
                     sleep(TICK).await;
                 }
             }
         }
+    }
+
+    /// Takes or renews the lease: in this region's store, or in the other one while this one is full. Reading the log
+    /// needs no room.
+    async fn claim(&self, lasts: Duration) -> Result<bool, Fault> {
+        let (ledger, claimed) = match self.from.own_relay(&self.id, &self.process, lasts).await {
+            Err(error) if error.is_out_of_memory() => {
+                (&self.to, self.to.own_relay(&self.id, &self.process, lasts).await)
+            }
+            claimed => (&self.from, claimed),
+        };
+        claimed.map_err(|error| Fault::at(ledger, error))
     }
 
     /// Renews the lease and the note until the lease is lost.
@@ -200,7 +225,7 @@ impl Relay {
         let mut renewed = Steady::now();
         loop {
             let _ = timeout(TICK, self.changed.notified()).await;
-            match self.from.own_relay(&self.id, &self.process, LEASE).await {
+            match self.claim(LEASE).await {
                 Ok(true) => renewed = Steady::now(),
                 Ok(false) => return,
                 Err(_) if renewed.elapsed() + TICK >= LEASE => return, // Another process may own it from here on.
@@ -217,9 +242,15 @@ impl Relay {
             Ok([note, owner]) => {
                 // The clock is read with the log only by the owner.
                 let clock = self.from.read_clock().await;
+                let note = note.as_deref().and_then(RelayNote::parse).unwrap_or_default();
+                self.copied_up_to(note.as_of.map(Timestamp::from_millis));
+                let follows = note.state == RelayState::Following;
                 let mut known = self.known();
-                (known.note, known.owner) = (note.as_deref().and_then(RelayNote::parse).unwrap_or_default(), owner);
+                (known.note, known.owner) = (note, owner);
                 drop(known);
+                if follows {
+                    self.caught_up();
+                }
                 if let Err(error) = clock {
                     tracing::debug!(%error, "the store's clock is not read");
                 }
@@ -269,18 +300,37 @@ impl Relay {
     fn hindered(&self, fault: &Fault) {
         let (state, problem) = (fault.state(), fault.to_string());
         let mut known = self.known();
-        let is_new = known.note.state != state || known.note.problem.as_ref() != Some(&problem);
+        let is_new = known.note.state != state;
+        let differs = is_new || known.note.problem.as_ref() != Some(&problem);
         (known.note.state, known.note.problem) = (state, Some(problem));
+        let warns = known.outage.goes_on(Steady::now(), state.is_lasting());
         drop(known);
-        if is_new {
+        if warns {
             tracing::warn!(relay = %self.name, %state, error = %fault, "relay: revocations are not copied");
+        } else if is_new {
+            tracing::info!(relay = %self.name, %state, error = %fault, "relay");
+        }
+        if differs {
             self.changed.notify_one();
+        }
+    }
+
+    /// Everything that was written before the present moment is in the other store.
+    fn caught_up(&self) {
+        let ended = self.known().outage.end(Steady::now());
+        if let Some((lasted, entries)) = ended {
+            let seconds = lasted.as_secs();
+            tracing::info!(relay = %self.name, outage_seconds = seconds, entries, "relay: revocations are copied again");
         }
     }
 
     /// Everything that was written to the source up to then, by its clock, is in the other store.
     fn copied_up_to(&self, as_of: Option<Timestamp>) {
-        self.known().note.as_of = as_of.map(Timestamp::as_millis); // Earlier than before, if the clock was set back.
+        let mut known = self.known();
+        if as_of.is_none() && known.note.as_of.is_some() {
+            known.uncertain = Steady::now();
+        }
+        known.note.as_of = as_of.map(Timestamp::as_millis); // Earlier than before, if the clock was set back.
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {

@@ -23,6 +23,7 @@ mod foreign;
 mod freshness;
 pub(super) mod gap;
 pub(super) mod health;
+mod inbound;
 mod lease;
 mod names;
 mod outliving;
@@ -358,6 +359,7 @@ impl Replica {
                 self.purge().boxed(),
                 self.watch_clock().boxed(),
                 self.share_margins(ledger).boxed(),
+                self.watch_inbound(ledger).boxed(),
             ],
         };
         tokio::select! {

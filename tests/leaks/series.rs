@@ -96,6 +96,7 @@ async fn fifty_thousand_of_anything_make_no_series() {
             streams: (0, 0),
             index: state.replica.index(),
             view_age: None,
+            inbound_lag: None,
             jwks_age: Vec::new(),
         };
         let text = String::from_utf8(state.metrics.render(&reading).unwrap()).unwrap();

@@ -19,6 +19,8 @@ use crate::support::clock::RedisClock;
 /// Long enough for a loaded machine; a test that passes never waits for it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+const NEW_KEY: &str = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+
 /// A Redis server of this test, gone with it.
 pub(crate) struct RedisServer {
     pub(crate) port: u16,
@@ -91,6 +93,32 @@ impl RedisServer {
     /// More options, for the next run.
     pub(crate) fn options(&mut self, options: &[&str]) {
         self.options.extend(options.iter().map(|option| (*option).to_owned()));
+    }
+
+    /// Lets it serve TLS, too, from the next run on, with a certificate of the authority in `ca.pem`; returns how to reach
+    /// it by that.
+    pub(crate) fn serve_tls(&mut self) -> Redis {
+        self.make_authority("ca");
+        self.openssl(&format!("req {NEW_KEY} -keyout server.key -out server.csr -subj /CN=redis"));
+        let extensions = "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n";
+        std::fs::write(self.directory.join("ext"), extensions).unwrap();
+        self.openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -extfile ext");
+        let port = free_port();
+        self.options(&["--tls-port", &port.to_string(), "--tls-cert-file", "server.pem"]);
+        self.options(&["--tls-key-file", "server.key", "--tls-ca-cert-file", "ca.pem", "--tls-auth-clients", "no"]);
+        let ca_file = Some(self.directory.join("ca.pem"));
+        Redis { ca_file, ..Redis::from(format!("rediss://127.0.0.1:{port}")) }
+    }
+
+    /// Makes a certificate authority: `NAME.pem` and `NAME.key` in the directory.
+    pub(crate) fn make_authority(&self, name: &str) {
+        let files = format!("-keyout {name}.key -out {name}.pem -subj /CN=test-{name}");
+        self.openssl(&format!("req -x509 {NEW_KEY} -days 2 {files}"));
+    }
+
+    fn openssl(&self, arguments: &str) {
+        let made = Command::new("openssl").args(arguments.split(' ')).current_dir(&self.directory).output().unwrap();
+        assert!(made.status.success(), "{arguments}: {}", String::from_utf8_lossy(&made.stderr));
     }
 
     pub(crate) fn directory(&self) -> &Path {

@@ -66,26 +66,14 @@ async fn a_user_with_the_least_commands() {
 async fn tls_with_a_private_authority() {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut redis = RedisServer::stopped(&[]);
-    let directory = redis.directory().to_owned();
-    let openssl = |arguments: &str| {
-        let status = Command::new("openssl").args(arguments.split(' ')).current_dir(&directory).output().unwrap();
-        assert!(status.status.success(), "{arguments}: {}", String::from_utf8_lossy(&status.stderr));
-    };
-    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=test-ca"));
-    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=redis"));
-    std::fs::write(directory.join("ext"), "subjectAltName=IP:127.0.0.1\nbasicConstraints=CA:FALSE\n").unwrap();
-    openssl("x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -days 2 -extfile ext");
-    let tls_port = free_port().to_string();
-    redis.options(&["--tls-port", &tls_port, "--tls-cert-file", "server.pem", "--tls-key-file", "server.key"]);
-    redis.options(&["--tls-ca-cert-file", "ca.pem", "--tls-auth-clients", "no"]);
+    let tls = redis.serve_tls();
     redis.run().await;
     let config = |ca: &str| {
-        let patient = patient(format!("rediss://127.0.0.1:{tls_port}"));
-        RedisConfig { server: Redis { ca_file: Some(directory.join(ca)), ..patient.server }, ..patient }
+        let ca_file = Some(redis.directory().join(ca));
+        RedisConfig { server: Redis { ca_file, ..tls.clone() }, ..patient("") }
     };
     works(config("ca.pem")).await;
-    openssl(&format!("req -x509 {key} -keyout other.key -out other.pem -days 2 -subj /CN=other-ca"));
+    redis.make_authority("other");
     let stranger = Instance::launch(config("other.pem"));
     eventually("refused", || stranger.replica.status().state.as_str() == "unreachable").await;
     let detail = stranger.replica.status().detail.unwrap();

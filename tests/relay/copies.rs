@@ -206,3 +206,27 @@ async fn what_the_other_region_needs_for_longer_is_copied() {
     eventually("the need is passed on", || !eu.cli(&["ZSCORE", "doorward:{r}:retentions", DAY]).is_empty()).await;
     relay.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_are_reached_by_tls() {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let (mut eu, mut us) = (RedisServer::stopped(&[]), RedisServer::stopped(&[]));
+    let (from, to) = (eu.serve_tls(), us.serve_tls());
+    eu.run().await;
+    us.run().await;
+    let (here, there) = (Instance::start(&eu).await, Instance::start(&us).await);
+    here.replica.revoke((0..600).map(|n| sign_out(&format!("before-{n}"))).collect()).await.unwrap();
+    let stranger = Running::start(from.clone(), Redis { ca_file: from.ca_file.clone(), ..to.clone() });
+    stranger.becomes(RelayState::Unreachable).await;
+    let problem = stranger.relay.status().problem.unwrap();
+    assert!(problem.contains("InvalidCertificate"), "{problem}");
+    stranger.end().await;
+    let relays = [Running::start(from.clone(), to.clone()), Running::start(to, from)];
+    there.comes_to_refuse(&token("before-599")).await;
+    there.replica.revoke(vec![sign_out("back")]).await.unwrap();
+    here.comes_to_refuse(&token("back")).await;
+    eventually("each has all", || length(&eu) == 601 && length(&us) == 601).await;
+    for relay in relays {
+        relay.end().await;
+    }
+}

@@ -151,3 +151,34 @@ async fn one_store_by_two_addresses_is_refused() {
     assert_eq!(length(&redis), 1);
     relay.end().await;
 }
+
+/// A connection that breaks for a moment is no outage: what is shown goes by how far the other region is behind.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moment_without_the_other_region_is_no_warning() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let wire = Proxy::start(us.port);
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    eventually("it follows", || relay.relay.status().is_up).await;
+    wire.refuse();
+    relay.becomes(RelayState::Unreachable).await;
+    let status = relay.relay.status();
+    assert!(status.is_up && !status.is_overdue && status.problem.is_some(), "{status:?}");
+    wire.heal();
+    relay.becomes(RelayState::Following).await;
+    relay.end().await;
+}
+
+/// As either store of a relay: a replica refuses the lease in the one case, and names its role in the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_named_as_such() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let replica = RedisServer::start(&["--replicaof", "127.0.0.1", &eu.port.to_string()]).await;
+    for [from, to] in [[&replica, &us], [&us, &replica]] {
+        let relay = Running::start(from.url(), to.url());
+        relay.becomes(RelayState::Refused).await;
+        let problem = relay.relay.status().problem.unwrap();
+        let named = format!("127.0.0.1:{}: the server is a replica", replica.port);
+        assert!(problem.starts_with(&named) && problem.contains("name the primary"), "{problem}");
+        relay.end().await;
+    }
+}

@@ -144,3 +144,27 @@ async fn the_service_relays_and_shows_it() {
     })
     .await;
 }
+
+/// The instances of a region export when another region's relay was last here, although that relay is none of theirs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_notices_that_another_ones_relay_has_stopped() {
+    const NOTES: &str = "doorward:{r}:relayed";
+    let (tokens, eu, us) = (Tokens::new(), RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let config = tokens.config(&format!("revocation: {{redis: {{url: \"{}\"}}}}\n{}", us.url(), admin_keys()));
+    let there = Doorward::start(&config).await;
+    let age = async || there.metric("doorward_relay_inbound_lag_seconds").await;
+    assert_eq!(age().await, Some(0.0), "no relay copies to it");
+    let mut sender = relay(&eu, &us, &[]);
+    eventually("the relay notes itself", || async { us.cli(&["ZCARD", NOTES]) == "1" }).await;
+    eventually("its age is exported", || async { age().await.is_some_and(|age| age > 0.0 && age < 30.0) }).await;
+    sender.0.kill().unwrap();
+    sender.0.wait().unwrap();
+    let ago = |hours: u64| doorward::clock::now().minus(std::time::Duration::from_secs(hours * 3_600)).as_millis();
+    us.cli(&["ZADD", NOTES, &ago(2).to_string(), "another"]);
+    eventually("the longest counts", || async { age().await.is_some_and(|age| age > 7_100.0 && age < 7_300.0) }).await;
+    // A relay that was given up is not waited for.
+    us.cli(&["ZADD", NOTES, &ago(25).to_string(), "another"]);
+    eventually("it ends by itself", || async { age().await.is_some_and(|age| age < 1_000.0) }).await;
+    us.cli(&["DEL", NOTES]);
+    eventually("an operator ends it", || async { age().await == Some(0.0) }).await;
+}

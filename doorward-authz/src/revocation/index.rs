@@ -12,7 +12,7 @@ use super::forgotten::Forgotten;
 use super::note::Notes;
 use super::record::{Record, Watermarks};
 use super::target_id::Form;
-use super::{Hit, Kind, Origin, Revocation, Target};
+use super::{Hit, Kind, Revocation, Target};
 use crate::claims::{IssuerName, Timestamp};
 
 /// The index: exact, mergeable, small.
@@ -171,6 +171,12 @@ impl RevocationIndex {
         })
     }
 
+    /// What is merged for a target, by origin; without notes.
+    #[must_use]
+    pub fn of(&self, target: &Target) -> Vec<Revocation> {
+        self.watermarks(target).map_or_else(Vec::new, |known| known.revocations(target).collect())
+    }
+
     fn watermarks(&self, target: &Target) -> Option<Watermarks> {
         if self.kinds.load(Ordering::Acquire) & bit(target.kind) == 0 {
             return None;
@@ -284,14 +290,8 @@ impl Shard {
     fn entries(&self) -> Vec<Revocation> {
         let of = |place: &u32| {
             let record = self.arena.record(*place);
-            let Watermarks { signed_out, revoked, expires, .. } = record.watermarks();
             let target = Target::new(self.issuers.name(record).clone(), record.kind(), record.id());
-            let expires_at = Timestamp::from_secs(i64::from(expires));
-            [(Origin::SignedOut, signed_out), (Origin::Revoked, revoked)].into_iter().filter_map(
-                move |(origin, watermark)| {
-                    Some(Revocation { target: target.clone(), watermark: watermark?, expires_at, origin, note: None })
-                },
-            )
+            record.watermarks().revocations(&target).collect::<Vec<_>>()
         };
         self.places.iter().flat_map(of).collect()
     }

@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::target_id::Form;
-use super::{Hit, Kind, Origin, Revocation, TargetId, Watermark};
+use super::{Hit, Kind, Origin, Revocation, Target, TargetId, Watermark};
 use crate::claims::Timestamp;
 
 /// A record in its memory layout.
@@ -54,6 +54,15 @@ impl Watermarks {
             self.learnt = u32::try_from(uptime.as_secs()).unwrap_or(u32::MAX);
         }
         taught
+    }
+
+    /// What is merged for the target, by origin.
+    pub(super) fn revocations(self, target: &Target) -> impl Iterator<Item = Revocation> {
+        let expires_at = Timestamp::from_secs(i64::from(self.expires));
+        let by_origin = [(Origin::SignedOut, self.signed_out), (Origin::Revoked, self.revoked)];
+        by_origin.into_iter().filter_map(move |(origin, watermark)| {
+            Some(Revocation { target: target.clone(), watermark: watermark?, expires_at, origin, note: None })
+        })
     }
 
     /// By origin; separate, because each of them may or may not refuse a token.

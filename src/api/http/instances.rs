@@ -41,7 +41,7 @@ struct Relayed {
     to: String,
     /// `starting`, `catching_up`, `following`, `unreachable`, `refused`, `names_differ` or `same_store`.
     state: &'static str,
-    /// It follows, and is at most 30 s behind.
+    /// The other region is at most 30 s behind.
     up: bool,
     /// Everything that was written to this region's Redis this long ago is in the other one; null before that is known.
     lag_ms: Option<u64>,

@@ -184,6 +184,7 @@ pub(super) async fn metrics(State(http): State<Http>) -> Response<Body> {
     let reading = Reading {
         index: state.replica.index(),
         view_age: state.replica.view_age(),
+        inbound_lag: state.replica.inbound_lag(),
         clock_skew: clock_skew(state),
         streams: (state.streams().open_count(), state.streams().ending_count()),
         jwks_age: state.keys().iter().filter_map(|source| Some((source.issuer.to_string(), source.age()?))).collect(),

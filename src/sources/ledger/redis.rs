@@ -42,6 +42,7 @@ pub(in crate::sources) use clock::{ServerClock, lasting};
 pub use config::{Redis, RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo, Unread};
 pub(in crate::sources) use lease::{Lease, Leases, Renewal, Report};
+pub(in crate::sources) use relay::Received;
 pub(in crate::sources) use store::{Life, Server, StoreFacts};
 pub use wire::{Reader, fields as entry_fields, read_entry};
 
@@ -59,6 +60,7 @@ pub struct RedisLedger {
     keeping: retention::Keeping,
     clock: clock::StoreClock,
     reported: members::ReportedFaults,
+    received: relay::OldestReceived,
 }
 
 impl RedisLedger {
@@ -77,6 +79,7 @@ impl RedisLedger {
             keeping: retention::Keeping::default(),
             clock: clock::StoreClock::default(),
             reported: members::ReportedFaults::default(),
+            received: relay::OldestReceived::default(),
             config,
         };
         ledger.retain_for(ledger.config.retention, ledger.config.leeway);

@@ -4,19 +4,19 @@ use std::convert::Infallible;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::super::ledger::{
-    Feed, FeedItem, LedgerError, Position, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo, Unread,
+    Feed, FeedItem, LedgerError, Position, Received, RedisLedger, RefusalKind, Server, Snapshot, StreamInfo,
 };
 use super::super::names::Names;
 use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
-use super::stats::Outcome;
-use super::unread::{UnreadEntries, is_fit};
-use super::{Relay, RelayState};
+use super::known::KnownEntries;
+use super::unread::UnreadEntries;
+use super::{Relay, RelayState, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::{Lead, Revocation, RevocationIndex};
+use crate::authz::revocation::Lead;
 use crate::clock::Steady;
 
 /// The interval of checks whether the logs are still the same.
@@ -25,10 +25,6 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 const TEND_EVERY: Duration = Duration::from_secs(5);
 /// The wait for new entries.
 const BLOCK: Duration = Duration::from_millis(400);
-/// Entries in one append: one round trip between the regions carries them.
-const BATCH: usize = 500;
-/// Entries that are appended in a second, at most: the other region's writers and instances have their share, too.
-const PER_SECOND: u32 = 10_000;
 /// Entries in the other log, at most: some 1.5 GB of this process's memory.
 const MOST: usize = 10_000_000;
 /// An entry that is read within this time after the last complete read was written a moment ago.
@@ -49,13 +45,15 @@ pub(super) struct Progress {
     from: Reading,
     to: Reading,
     /// The entries of the other log.
-    known: RevocationIndex,
-    unread: UnreadEntries,
+    pub(super) known: KnownEntries,
+    pub(super) unread: UnreadEntries,
     /// The next append is not made before.
-    not_before: Instant,
+    pub(super) not_before: Instant,
     purged: Steady,
     /// `None`: not over these connections.
     tended: Option<Steady>,
+    /// The epoch of this region's store under which the relay last noted itself in the other one.
+    received: Option<Box<str>>,
 }
 
 impl Default for Progress {
@@ -63,11 +61,12 @@ impl Default for Progress {
         Self {
             from: Reading::default(),
             to: Reading::default(),
-            known: RevocationIndex::new(),
+            known: KnownEntries::default(),
             unread: UnreadEntries::default(),
             not_before: Instant::now(),
             purged: Steady::now(),
             tended: None,
+            received: None,
         }
     }
 }
@@ -87,7 +86,13 @@ pub(super) enum Fault {
 
 impl Fault {
     pub(super) fn at(ledger: &RedisLedger, cause: impl Into<Obstacle>) -> Self {
-        Self::Store { place: ledger.config().server.place(), cause: cause.into() }
+        let cause = match cause.into() {
+            Obstacle::Ledger(LedgerError::Refused { kind: RefusalKind::ReadOnly, .. }) => {
+                Obstacle::NotPrimary { role: "replica".into() }
+            }
+            cause => cause,
+        };
+        Self::Store { place: ledger.config().server.place(), cause }
     }
 
     pub(super) fn state(&self) -> RelayState {
@@ -105,9 +110,7 @@ impl Fault {
                     LedgerError::Unavailable { .. }
                     | LedgerError::Timeout { .. }
                     | LedgerError::BreakerOpen
-                    | LedgerError::Refused { kind: RefusalKind::Loading | RefusalKind::ReadOnly, .. } => {
-                        RelayState::Unreachable
-                    }
+                    | LedgerError::Refused { kind: RefusalKind::Loading, .. } => RelayState::Unreachable,
                     LedgerError::Refused { .. }
                     | LedgerError::NotReplicated { .. }
                     | LedgerError::NamesDiffer
@@ -157,6 +160,9 @@ impl Relay {
                     progress.from.baseline = Some(next);
                     self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
                     self.set(RelayState::Following);
+                    if is_complete {
+                        self.caught_up();
+                    }
                 }
             }
         }
@@ -192,7 +198,13 @@ impl Relay {
         if progress.tended.is_some_and(|tended| tended.elapsed() < TEND_EVERY) {
             return Ok(());
         }
-        let (from, to) = tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to))?;
+        let epoch = progress.from.baseline.as_ref().map(|read| &read.epoch);
+        let received = epoch.and_then(|epoch| self.received(epoch, progress.received.as_deref()));
+        let noted = received.is_some();
+        let (from, to) = tokio::try_join!(self.tend_store(&self.from, None), self.tend_store(&self.to, received))?;
+        if noted {
+            progress.received = epoch.cloned();
+        }
         if let Some(conflict) = from.conflict_in(&to) {
             return Err(Fault::NamesDiffer(conflict));
         }
@@ -205,17 +217,25 @@ impl Relay {
             }
         }
         self.purge(progress);
-        if progress.known.counts().into_iter().sum::<usize>() > MOST {
+        if progress.known.len() > MOST {
             return Err(Fault::TooLong { place: self.to.config().server.place() });
         }
         progress.tended = Some(Steady::now());
         Ok(())
     }
 
+    /// What this relay notes in the other store: everything that was written here this long ago is there. `None` before
+    /// that is known. The store names the region: its address may be the same in each.
+    fn received(&self, epoch: &str, former: Option<&str>) -> Option<Received> {
+        let name = |epoch: &str| format!("{} {}", self.from.config().server.place(), id_of(epoch));
+        let former = former.filter(|former| *former != epoch).map(name);
+        Some(Received { from: name(epoch), former, lag: self.status().lag? })
+    }
+
     /// The names in the notes of a store under which revocations may live.
-    async fn tend_store(&self, ledger: &RedisLedger) -> Result<Names, Fault> {
+    async fn tend_store(&self, ledger: &RedisLedger, received: Option<Received>) -> Result<Names, Fault> {
         let fault = |error| Fault::at(ledger, error);
-        let now = ledger.tend(self.needed()).await.map_err(fault)?;
+        let now = ledger.tend(self.needed(), received).await.map_err(fault)?;
         let noted = ledger.noted_names(None).await.map_err(fault)?;
         Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
@@ -236,7 +256,7 @@ impl Relay {
     /// Reads the other log from its start.
     async fn read_target(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
         let fault = |error: LedgerError| Fault::at(&self.to, error);
-        (progress.known, progress.unread) = (RevocationIndex::new(), UnreadEntries::default());
+        (progress.known, progress.unread) = (KnownEntries::default(), UnreadEntries::default());
         progress.from.baseline = None; // What the other log has lost is copied again.
         self.epoch(&self.to).await?;
         let Snapshot { page, stream, .. } = to.snapshot(Position::END).await.map_err(fault)?;
@@ -258,7 +278,7 @@ impl Relay {
     }
 
     /// Reads what was added to the other log; false if it has lost entries: it must be read from its start.
-    async fn read_on(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
+    pub(super) async fn read_on(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
         let Some(mut read) = progress.to.baseline.clone() else { return Ok(false) };
         loop {
             let start = Steady::now();
@@ -267,13 +287,14 @@ impl Relay {
             let examined = Obstacle::is_still(&to.server, &facts.server);
             let examined = examined.and_then(|()| Obstacle::examine(facts, self.to.config().allow_eviction));
             examined.map_err(|cause| Fault::at(&self.to, cause))?;
-            note(&progress.known, &mut progress.unread, &page.items);
+            note(&mut progress.known, &mut progress.unread, &page.items);
             read.advance(page.items.iter().map(|item| item.position));
             let epoch = epoch(page.source.and_then(|source| source.epoch));
             let alive = self.to.earliest().minus(self.needed());
             let judged = read.check_epoch(Some(&*epoch)).and_then(|()| read.check(stream, page.complete, alive));
             if let Err(gap) = judged {
                 tracing::warn!(relay = %self.name, gap = gap.label(), cause = %gap, "the log of the other region lost entries; copying again");
+                self.copied_up_to(None);
                 progress.to.baseline = None;
                 return Ok(false);
             }
@@ -345,62 +366,9 @@ impl Relay {
         Ok(Some((page.items, page.complete, read)))
     }
 
-    /// Appends the entries that the other log lacks; false if that log has lost entries.
-    async fn pass(&self, items: &[FeedItem], to: &mut Feed<'_>, progress: &mut Progress) -> Result<bool, Fault> {
-        let unreadable = items.iter().filter(|item| item.revocation.is_err() && !self.is_passed_on(item)).count();
-        self.stats.count(&self.name, Outcome::Unreadable, unreadable);
-        if self.lacking(items, progress).next().is_none() && self.unread(items, progress).next().is_none() {
-            return Ok(true);
-        }
-        // What came from there, or was appended by another relay meanwhile, is not appended again.
-        if !self.read_on(to, progress).await? {
-            return Ok(false);
-        }
-        let taken = RevocationIndex::new(); // Of several entries for one target, those that say more.
-        let uptime = Steady::now().uptime();
-        let lacking: Vec<_> =
-            self.lacking(items, progress).filter(|entry| taken.apply(entry, uptime)).cloned().collect();
-        for batch in lacking.chunks(BATCH) {
-            self.to.append(batch).await.map_err(|error| Fault::at(&self.to, error))?;
-            for entry in batch {
-                progress.known.apply(&without_note(entry), Steady::now().uptime());
-            }
-            self.stats.count(&self.name, Outcome::Copied, batch.len());
-            progress.pace(batch.len()).await;
-        }
-        let unread: Vec<_> = self.unread(items, progress).cloned().collect();
-        for fields in &unread {
-            if progress.unread.is_full() || progress.unread.knows(fields) {
-                continue;
-            }
-            self.to.add_unread(fields).await.map_err(|error| Fault::at(&self.to, error))?;
-            progress.unread.note(fields);
-            self.stats.count(&self.name, Outcome::PassedOn, 1);
-            progress.pace(1).await;
-        }
-        Ok(true)
-    }
-
-    /// The entries that the other log lacks, without those whose tokens have expired by every clock.
-    fn lacking<'a>(&self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Revocation> {
-        let (now, retention) = (self.from.earliest(), self.needed());
-        let entries = items.iter().filter_map(|item| item.revocation.as_ref().ok());
-        entries.filter(move |entry| entry.expires_at.plus(retention) > now && !progress.known.knows(entry))
-    }
-
-    /// The entries of unknown kinds that the other log lacks.
-    fn unread<'a>(&'a self, items: &'a [FeedItem], progress: &'a Progress) -> impl Iterator<Item = &'a Unread> {
-        let fit = items.iter().filter(|item| self.is_passed_on(item) && !item.asks);
-        fit.filter_map(|item| item.unread.as_ref()).filter(|fields| !progress.unread.knows(fields))
-    }
-
-    fn is_passed_on(&self, item: &FeedItem) -> bool {
-        item.unread.as_ref().is_some_and(|fields| is_fit(fields, self.from.earliest()))
-    }
-
     /// The longest that any instance in either region, or beyond it, needs an entry: an entry that is over by the settings
     /// of this region may refuse tokens in another one. Relays that run both ways keep this noted.
-    fn needed(&self) -> Duration {
+    pub(super) fn needed(&self) -> Duration {
         [&self.from, &self.to]
             .into_iter()
             .filter_map(RedisLedger::longest_retention)
@@ -426,15 +394,6 @@ impl Reading {
     }
 }
 
-impl Progress {
-    /// Waits after an append, so that there are not more than [`PER_SECOND`].
-    async fn pace(&mut self, entries: usize) {
-        let takes = Duration::from_secs(1) * u32::try_from(entries).unwrap_or(u32::MAX) / PER_SECOND;
-        self.not_before = (self.not_before + takes).max(Instant::now());
-        sleep_until(self.not_before).await;
-    }
-}
-
 /// A full store may have no epoch: it is empty then.
 fn epoch(epoch: Option<Box<str>>) -> Box<str> {
     epoch.unwrap_or_default()
@@ -445,20 +404,15 @@ fn beyond_end(items: &[FeedItem], end: &StreamInfo) -> u64 {
 }
 
 /// Records entries of the other log.
-fn note(known: &RevocationIndex, unread: &mut UnreadEntries, items: &[FeedItem]) {
+fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem]) {
     let uptime = Steady::now().uptime();
     for item in items {
         match (&item.revocation, &item.unread) {
             (Ok(entry), _) => {
-                known.apply(&without_note(entry), uptime);
+                known.note(entry, uptime);
             }
             (Err(_), Some(fields)) => unread.note(fields),
             (Err(_), None) => {}
         }
     }
-}
-
-/// Reasons are not compared.
-fn without_note(entry: &Revocation) -> Revocation {
-    Revocation { note: None, ..entry.clone() }
 }

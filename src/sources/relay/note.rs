@@ -27,12 +27,12 @@ pub enum RelayState {
 }
 
 impl RelayState {
-    /// Whether it lasts until an operator repairs it.
+    /// Whether it lasts until an operator repairs it. A store that refuses may do so for the time of a failover.
     #[must_use]
     pub const fn is_lasting(self) -> bool {
         match self {
-            Self::Refused | Self::NamesDiffer | Self::SameStore => true,
-            Self::Starting | Self::CatchingUp | Self::Following | Self::Unreachable => false,
+            Self::NamesDiffer | Self::SameStore => true,
+            Self::Starting | Self::CatchingUp | Self::Following | Self::Unreachable | Self::Refused => false,
         }
     }
 
@@ -69,9 +69,9 @@ pub struct RelayStatus {
     pub owner: Option<String>,
     /// Everything that was written to this region's store this long ago is in the other one; `None`: not known yet.
     pub lag: Option<Duration>,
-    /// It follows, and is not behind.
+    /// The other region is not behind.
     pub is_up: bool,
-    /// It is not up, although there was time enough, or until an operator repairs it.
+    /// The other region is behind, or nothing is copied until an operator repairs it.
     pub is_overdue: bool,
     /// The obstacle.
     pub problem: Option<String>,

@@ -10,18 +10,24 @@ pub(super) enum Outcome {
     Copied,
     /// Of a kind that is not known here, and appended as it was.
     PassedOn,
-    /// Not understood, and not fit to be passed on.
+    /// Left out: not understood, and not fit to be passed on.
     Unreadable,
+    /// Left out: no instance in either region needs it any more.
+    Expired,
+    /// Left out: of an unknown kind, and no more of them are remembered.
+    TooMany,
 }
 
 impl Outcome {
-    const ALL: [Self; 3] = [Self::Copied, Self::PassedOn, Self::Unreadable];
+    pub(super) const ALL: [Self; 5] = [Self::Copied, Self::PassedOn, Self::Unreadable, Self::Expired, Self::TooMany];
 
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Copied => "copied",
             Self::PassedOn => "passed_on",
             Self::Unreadable => "unreadable",
+            Self::Expired => "expired",
+            Self::TooMany => "too_many",
         }
     }
 }
@@ -29,12 +35,12 @@ impl Outcome {
 instruments! {
     /// The instruments of relays to other regions.
     pub struct RelayStats {
-        /// Entries that this process has appended to the store of another region, or could not read.
+        /// Entries that this process has appended to the store of another region, or left out, each time that it read them.
         entries: IntCounterVec = "doorward_relay_entries_total" by ["relay", "result"],
         /// Everything that was written to this region's store this long ago is in the other region; +Inf before that is
         /// known.
         lag: GaugeVec = "doorward_relay_lag_seconds" by ["relay"],
-        /// Whether a relay follows and is at most 30 s behind: 1 or 0; the same at each instance.
+        /// Whether the other region is at most 30 s behind: 1 or 0; the same at each instance.
         up: IntGaugeVec = "doorward_relay_up" by ["relay"],
     }
 }

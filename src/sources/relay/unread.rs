@@ -50,8 +50,8 @@ impl UnreadEntries {
 }
 
 /// Whether an entry may be passed on: it is of a kind that may exist, of bounded size, and says itself from when and
-/// until when it counts, which its copy with another id could not.
-pub(super) fn is_fit(fields: &Unread, now: Timestamp) -> bool {
+/// until when it counts, which its copy with another id could not. One that ended by `over` is not needed.
+pub(super) fn is_fit(fields: &Unread, over: Timestamp) -> bool {
     let value = |wanted: &str| fields.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| &**value);
     let bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     if fields.len() > MAX_FIELDS || bytes > MAX_BYTES {
@@ -63,7 +63,7 @@ pub(super) fn is_fit(fields: &Unread, now: Timestamp) -> bool {
             && Kind::from_stored(kind).is_none()
     };
     let is_millis = |text: &str| text.len() == 13 && text.bytes().all(|b| b.is_ascii_digit());
-    let lives = |text: &str| is_millis(text) && text.parse().is_ok_and(|until| Timestamp::from_millis(until) > now);
+    let lives = |text: &str| is_millis(text) && text.parse().is_ok_and(|until| Timestamp::from_millis(until) > over);
     value("issuer").is_some_and(|name| IssuerName::parse(name).is_some())
         && value("kind").is_some_and(is_kind)
         && value("id").is_some_and(|id| !id.is_empty())

@@ -81,7 +81,10 @@ impl fmt::Display for ReplicaState {
 pub(in crate::sources) enum Obstacle {
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("the server is a {role}, not the primary")]
+    #[error(
+        "the server is a replica (its role: {role}): what a replica has may be old, and it refuses writes; name the \
+         primary, or Sentinel, which finds it"
+    )]
     NotPrimary { role: Box<str> },
     #[error(
         "INFO names no role: a proxy, such as Envoy's redis_proxy or Twemproxy, does not keep a log; \

@@ -136,16 +136,28 @@ impl Redis {
         place.unwrap_or_else(|| "Redis".to_owned())
     }
 
-    /// Everything that tells one store from another in this configuration; no user, no password.
+    /// Everything that tells one store from another in this configuration, the same in each spelling; no user, no
+    /// password, and not whether TLS protects the connection.
     #[must_use]
     pub fn identity(&self) -> String {
-        let url = url::Url::parse(&self.url).ok();
-        let named = |url: &url::Url, wanted: &str| {
-            url.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned()).unwrap_or_default()
+        let Ok(url) = url::Url::parse(&self.url) else { return self.key_prefix.clone() };
+        let named = |wanted: &'static str| {
+            url.query_pairs().filter(move |(name, _)| name == wanted).map(|(_, value)| value.into_owned())
         };
-        let service = url.as_ref().map(|url| [named(url, "sentinelServiceName"), named(url, "db")].join(" "));
-        let path = url.as_ref().map_or_else(String::new, |url| url.path().to_owned());
-        format!("{} {} {path} {} {}", self.scheme(), self.place(), service.unwrap_or_default(), self.key_prefix)
+        let service = named("sentinelServiceName").next().unwrap_or_default();
+        let (of_path, is_socket) = (url.path().trim_matches('/').to_owned(), self.scheme() == "redis+unix");
+        let database = if is_socket { named("db").next().unwrap_or_default() } else { of_path };
+        let database = database.parse().unwrap_or(0_u8);
+        let places = if is_socket {
+            url.path().to_owned()
+        } else {
+            let port = url.port().unwrap_or(if service.is_empty() { 6379 } else { 26_379 });
+            let own = url.host_str().map(|host| format!("{host}:{port}"));
+            let mut places: Vec<_> = own.into_iter().chain(named("node")).map(|place| same_host(&place)).collect();
+            places.sort();
+            places.join(",")
+        };
+        format!("{places} {service} {database} {}", self.key_prefix)
     }
 
     fn scheme(&self) -> &str {
@@ -236,6 +248,11 @@ impl Redis {
             .with_no_client_auth();
         Ok(tls.into())
     }
+}
+
+/// A host and port in the one spelling of a name: lower case, without the dot at its end.
+fn same_host(place: &str) -> String {
+    place.to_ascii_lowercase().replace(".:", ":")
 }
 
 /// Without the user, the password, and the query, which may have those of a sentinel.
@@ -348,7 +365,34 @@ mod tests {
         let identity =
             Redis::from("redis-sentinel://u:s3cret@h:1?sentinelServiceName=a&sentinelPassword=s3cret").identity();
         assert!(identity.contains("h:1") && identity.contains(" a ") && !identity.contains("s3cret"), "{identity}");
-        assert_ne!(Redis::from("redis://h/1").identity(), Redis::from("redis://h/2").identity());
+    }
+
+    #[test]
+    fn a_store_has_one_identity_in_each_spelling() {
+        let identity = |url: &str| Redis::from(url).identity();
+        for (one, other) in [
+            ("redis://h", "redis://h:6379/0"),
+            ("redis://h", "redis://H.:6379/"),
+            ("redis://h", "rediss://ann:s3cret@h"),
+            ("redis://[::1]", "redis://[0:0:0:0:0:0:0:1]:6379"),
+            ("redis-cluster://a:1?node=b:2", "redis-cluster://b:2?node=A:1"),
+            ("redis-sentinel://a?sentinelServiceName=m", "redis-sentinel://a:26379/0?sentinelServiceName=m"),
+            ("redis+unix:///run/r.sock", "redis+unix://ann:s3cret@h/run/r.sock?db=0"),
+        ] {
+            assert_eq!(identity(one), identity(other));
+        }
+        for (one, other) in [
+            ("redis://h/1", "redis://h/2"),
+            ("redis://h:1", "redis://h:2"),
+            ("redis://h", "redis://g"),
+            ("redis-sentinel://a?sentinelServiceName=m", "redis-sentinel://a?sentinelServiceName=n"),
+            ("redis+unix:///run/r.sock?db=1", "redis+unix:///run/r.sock"),
+            ("redis+unix:///run/r.sock", "redis+unix:///run/s.sock"),
+        ] {
+            assert_ne!(identity(one), identity(other));
+        }
+        let other = Redis { key_prefix: "other:".to_owned(), ..Redis::from("redis://h") };
+        assert_ne!(other.identity(), identity("redis://h"));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) revocation: Result<Revocation, &'static str>,
     /// Its writer waits for receipts.
     pub(in crate::sources) asks: bool,
-    /// The fields of an entry that is not understood, if entries are copied.
+    /// The fields of an entry that is not understood, if entries are copied; without the request for receipts.
     pub(in crate::sources) unread: Option<Unread>,
 }
 
@@ -281,7 +281,10 @@ fn items<'a, A: Answer>(decoder: &mut Decoder, entries: &'a [A], reader: Reader)
         let revocation = decoder.revocation(position, texts.clone(), reader);
         let is_whole = pairs.len() * 2 == fields.len();
         let unread = Some(texts).filter(|_| reader.as_written && is_whole && revocation.is_err());
-        let unread = unread.map(|texts| texts.map(|(name, value)| (name.into(), value.into())).collect());
+        let unread = unread.map(|texts| {
+            let texts = texts.filter(|(name, _)| *name != wire::RECEIPT);
+            texts.map(|(name, value)| (name.into(), value.into())).collect()
+        });
         // Most entries have the usual fields only.
         let asks = fields.len() > 14 && fields.iter().any(|field| field.text() == Some(wire::RECEIPT));
         Ok(FeedItem { position, revocation, asks, unread })

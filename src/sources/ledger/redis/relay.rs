@@ -3,12 +3,15 @@
 //! ```text
 //! doorward:{r}:relay:ID        the note of the relay's owner, JSON
 //! doorward:{r}:relay-owner:ID  the process that runs the relay from this store; it expires unless that one renews it
+//! doorward:{r}:relayed         sorted set, of the relays to this store: the region that one copies from, and the time
+//!                              (of this store's clock, ms) up to which everything that was written there is here
 //! ```
 //!
 //! ID is a digest of the other store's address and prefix. A relay is not an instance: it has no lease, and decides
 //! nothing. It founds an epoch where there is none, because a region may have no instance; but the server is noted by
 //! instances alone, who note the length of their leases with it.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::super::LedgerError;
@@ -20,7 +23,51 @@ use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
 
+/// What a relay notes in the store to which it copies.
+pub(in crate::sources) struct Received {
+    /// Names the region from which it copies.
+    pub(in crate::sources) from: String,
+    /// Its name until now.
+    pub(in crate::sources) former: Option<String>,
+    /// Everything that was written there this long ago is here.
+    pub(in crate::sources) lag: Duration,
+}
+
+/// The oldest of the notes of relays to a store, in its milliseconds; 0: there is none, or they were not read yet.
+#[derive(Default)]
+pub(super) struct OldestReceived(AtomicI64);
+
+/// A relay that was given up is not waited for any longer.
+const WAITED_FOR: Duration = Duration::from_secs(24 * 3600);
+
 impl RedisLedger {
+    /// How long ago everything was written in each other region that is here; of the region that is furthest behind.
+    /// `None`: no relay has copied to this store for a day.
+    pub(in crate::sources) fn inbound_lag(&self) -> Option<Duration> {
+        let oldest = Some(self.received.0.load(Ordering::Relaxed)).filter(|oldest| *oldest > 0)?;
+        Some(self.store_clock()?.since(Timestamp::from_millis(oldest)))
+    }
+
+    /// Reads the notes of the relays to this store.
+    pub(in crate::sources) async fn read_received(&self) -> Result<(), LedgerError> {
+        let Some(now) = self.store_clock() else { return Ok(()) };
+        let oldest = Command::new("ZRANGE").arg(&*self.keys.relayed).arg(now.minus(WAITED_FOR).as_millis());
+        let oldest = oldest.args(["+inf", "BYSCORE", "LIMIT", "0", "1", "WITHSCORES"]);
+        let answer = self.shared.call(self, oldest, self.deadline()).await?;
+        let oldest = self.members(&self.keys.relayed, &answer, |_, at| Some(at))?;
+        self.received.0.store(oldest.first().map_or(0, |at| at.as_millis()), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The note of a relay to this store, without those that are no longer waited for.
+    fn note_received(&self, received: &Received, now: Timestamp) -> [Command; 2] {
+        let note = Command::new("ZADD").arg(&*self.keys.relayed);
+        let note = note.arg(now.minus(received.lag).as_millis()).arg(&*received.from);
+        let note = received.former.iter().fold(note, |note, former| note.arg(0).arg(&**former));
+        let over = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.relayed).arg("-inf");
+        [note, over.arg(now.minus(WAITED_FOR).as_millis())]
+    }
+
     /// Takes or renews the lease on a relay from this store; false if another process has it.
     pub(in crate::sources) async fn own_relay(
         &self,
@@ -64,10 +111,16 @@ impl RedisLedger {
 
     /// Notes that entries of this log are needed for `retention`, reads for how long others need them, and compares the
     /// store's clock with this machine's as an instance does; returns the store's time. A full store takes no notes.
-    pub(in crate::sources) async fn tend(&self, retention: Duration) -> Result<Timestamp, LedgerError> {
+    /// `received`: what the relay to this store notes.
+    pub(in crate::sources) async fn tend(
+        &self,
+        retention: Duration,
+        received: Option<Received>,
+    ) -> Result<Timestamp, LedgerError> {
         let (now, since) = (self.store_clock().unwrap_or_default(), self.clock.since());
         let mut commands = vec![retention::note(&self.keys, retention, now)];
         commands.extend(self.clock.note(&self.keys, now, crate::clock::now()));
+        commands.extend(received.iter().flat_map(|received| self.note_received(received, now)));
         match self.shared.pipeline(self, commands).await {
             Ok(_) => self.clock.noted(since),
             Err(error) if error.is_out_of_memory() => {}

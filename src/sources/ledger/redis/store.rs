@@ -226,14 +226,16 @@ impl RedisLedger {
         self.claim(&self.keys.repairer, name, REPAIR).await
     }
 
-    /// Takes or renews a lease of `length`; false if another name has it.
+    /// Takes or renews a lease of `length`; false if another name has it. A full server renews one, and refuses a new one.
     pub(super) async fn claim(&self, key: &str, name: &str, length: Duration) -> Result<bool, LedgerError> {
         let lasts = length.as_millis().to_string();
-        let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
-        let ends = Command::new("PEXPIRETIME").arg(key);
-        let commands = vec![claim, Command::new("GET").arg(key), ends, Command::new("TIME")];
+        let commands = vec![Command::new("GET").arg(key), Command::new("PEXPIRETIME").arg(key), Command::new("TIME")];
         let answers = self.shared.pipeline(self, commands).await?;
-        let [_, holder, ends, time] = answers.as_slice() else { return Err(short()) };
+        let [holder, ends, time] = answers.as_slice() else { return Err(short()) };
+        if holder.is_nil() {
+            let claim = Command::new("SET").arg(key).arg(name).args(["NX", "PX"]).arg(lasts.as_str());
+            return Ok(!self.shared.call(self, claim, self.deadline()).await?.is_nil());
+        }
         let is_ours = holder.text() == Some(name);
         // One that lies further ahead was claimed before the server's clock was set back; one without an end (-1), by
         // another program.

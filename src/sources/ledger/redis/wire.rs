@@ -26,6 +26,7 @@ pub(super) struct Keys {
     pub(super) issuers: Box<str>,
     pub(super) streams: Box<str>,
     pub(super) signals: Box<str>,
+    pub(super) relayed: Box<str>,
 }
 
 impl Keys {
@@ -35,6 +36,7 @@ impl Keys {
         let [repairing, repairer, instances] = ["repairing", "repairer", "instances"].map(key);
         let [server, retentions, leases, clock] = ["server", "retentions", "leases", "clock"].map(key);
         let [leads, dated, issuers, streams, signals] = ["leads", "dated", "issuers", "streams", "signals"].map(key);
+        let relayed = key("relayed");
         Self {
             stem,
             log,
@@ -52,6 +54,7 @@ impl Keys {
             issuers,
             streams,
             signals,
+            relayed,
         }
     }
 

@@ -184,6 +184,9 @@ async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), Ledge
     if reached < wanted { Err(LedgerError::NotReplicated { reached, wanted }) } else { Ok(()) }
 }
 
+/// The latest end of a key, in seconds: that of a revocation in an instance. Redis refuses one that overflows.
+const LAST_END: i64 = u32::MAX as i64;
+
 /// The present and the intended values of the watched keys.
 struct Records<'a> {
     by_target: HashMap<&'a Target, Record>,
@@ -262,7 +265,7 @@ impl<'a> Records<'a> {
             // Instances that look the key up may accept tokens with a longer lifetime than the writer's.
             (_, Some(longer)) => revocation.expires_at.max(from.plus(longer)),
         };
-        let until = Timestamp::from_secs(until.as_secs_ceil());
+        let until = Timestamp::from_secs(until.as_secs_ceil().min(LAST_END));
         record.merged_life = record.merged_life.max(Life::Until(until));
     }
 }
