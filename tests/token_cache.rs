@@ -196,6 +196,48 @@ fn a_policy_starts_with_nothing() {
     }
 }
 
+/// A known token is found by its text before its form is checked.
+#[test]
+fn a_known_token_decides_the_requests_that_an_unknown_one_does() {
+    let tokens = Tokens::new();
+    let (known, other) = (tokens.of("alice"), tokens.of("bob"));
+    let bearer = |rest: &str| format!("Bearer {rest}");
+    let requests: Vec<Vec<(&str, String)>> = vec![
+        vec![("authorization", bearer(&known))],
+        vec![("Authorization", format!("bEARER   {known}"))],
+        vec![("authorization", format!("DPoP {known}"))],
+        vec![("authorization", format!(" Bearer {known}"))],
+        vec![("authorization", format!("Bearer\t{known}"))],
+        vec![("authorization", bearer(&format!("{known} ")))],
+        vec![("authorization", bearer(&format!("{known}=")))],
+        vec![("authorization", bearer(&format!("{known}, Bearer {other}")))],
+        vec![("authorization", format!("Basic eDp5, Bearer {known}"))],
+        vec![("authorization", known.clone())],
+        vec![("authorization", bearer(&known)), ("authorization", bearer(&known))],
+        vec![("authorization", bearer(&known)), ("authorization", String::new())],
+        vec![("authorization", bearer(&known)), ("cookie", format!("session={other}"))],
+        vec![("authorization", bearer(&known)), ("cookie", format!("session={known}"))],
+        vec![("authorization", bearer(&known)), ("cookie", "session=a b".to_owned())],
+    ];
+    for more in ["", "token: {from: [{header: authorization, scheme: Bearer}, {cookie: session}]}\n"] {
+        let warm = authorizer(&tokens.config(more));
+        let cold = authorizer(&tokens.config(&format!("{more}limits: {{token_cache: 0}}\n")));
+        assert_eq!(at(&warm, &known, now()), (alice(), Some(false)));
+        for fields in &requests {
+            let headers: Vec<_> = fields.iter().map(|(name, value)| (*name, value.as_bytes())).collect();
+            let request = RequestView { method: "GET", target: "/", headers: &headers, ..RequestView::NOTHING };
+            let outcome = |authorizer: &Authorizer| {
+                let index = RevocationIndex::new();
+                let decision = authorizer.authorize(&request, View::of(&index), now());
+                let token = decision.evidence.token.as_ref().map(|token| token.token_id().to_owned());
+                (decision.outcome.denial(), token, decision.evidence.is_dpop, decision.evidence.issuer)
+            };
+            let places = fields.iter().map(|(name, value)| (name, value.len())).collect::<Vec<_>>();
+            assert_eq!(outcome(&warm), outcome(&cold), "{places:?} {more}");
+        }
+    }
+}
+
 #[test]
 fn nothing_is_remembered_without_room() {
     let tokens = Tokens::new();

@@ -46,8 +46,8 @@ pub struct Responder {
     payload: Option<PayloadHeader>,
     /// The look-alikes of all names we own, never set.
     look_alikes: Arc<Encoded<Vec<String>>>,
-    /// A bit for each length of them: few other headers are as long.
-    look_alike_lengths: u64,
+    /// Their [`name_bit`]s: few other headers have one of them.
+    look_alike_bits: u64,
     errors: ErrorSettings,
     /// Whether challenges name the scheme `DPoP`, too.
     asks_for_dpop: bool,
@@ -161,11 +161,9 @@ impl<'a> Forward<'a> {
 
     /// Whether a header of this name is among [`Self::always_removed`].
     #[must_use]
+    #[inline]
     pub fn always_removes(&self, name: &str) -> bool {
-        let Responder { look_alikes, look_alike_lengths, .. } = self.responder;
-        look_alike_lengths & length_bit(name) != 0
-            && name.bytes().any(|b| matches!(b, b'_' | b'.')) // Each of them has one.
-            && look_alikes.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
+        self.responder.look_alike_bits & name_bit(name.as_bytes()) != 0 && self.responder.has_look_alike(name)
     }
 
     /// In the order of their text.
@@ -207,13 +205,13 @@ impl Responder {
         never_set.retain(|name| !settable.contains(&name.as_str()));
         never_set.sort();
         never_set.dedup();
-        let look_alike_lengths = never_set.iter().fold(0, |lengths, name| lengths | length_bit(name));
+        let look_alike_bits = never_set.iter().fold(0, |bits, name| bits | name_bit(name.as_bytes()));
         let (look_alikes, sources) = (Arc::new(Encoded::new(never_set)), tokens.from.clone());
         Self {
             identity,
             payload,
             look_alikes,
-            look_alike_lengths,
+            look_alike_bits,
             errors,
             asks_for_dpop: false,
             resource: None,
@@ -283,6 +281,13 @@ impl Responder {
     #[must_use]
     pub fn proofs(&self) -> Option<&Arc<Proofs>> {
         self.proofs.as_ref()
+    }
+
+    /// Not inlined: this is asked about few of the headers.
+    #[inline(never)]
+    fn has_look_alike(&self, name: &str) -> bool {
+        name.bytes().any(|b| matches!(b, b'_' | b'.')) // Each of them has one.
+            && self.look_alikes.binary_search_by(|known| known.as_str().cmp(name)).is_ok()
     }
 
     /// The cached encoding belongs to another responder.
@@ -364,9 +369,12 @@ impl Responder {
     }
 }
 
-/// The bit of a name's length; names of more than 63 bytes share one.
-fn length_bit(name: &str) -> u64 {
-    1 << name.len().min(63)
+/// One bit of 64 for the name of a header, by its length and its ends in any case: names with different bits differ.
+#[must_use]
+#[inline]
+pub fn name_bit(name: &[u8]) -> u64 {
+    let [first, last] = [name.first(), name.last()].map(|b| usize::from(b.unwrap_or(&0) | 0x20));
+    1 << ((3 * name.len() + 5 * first + 7 * last) & 63)
 }
 
 #[cfg(test)]

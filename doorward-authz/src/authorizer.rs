@@ -24,7 +24,7 @@ use super::rules::Rules;
 use super::token::{BearerToken, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use super::token_cache::TokenCache;
 use super::token_source::{FoundToken, TokenSettings};
-use attempt::Attempt;
+use attempt::{Attempt, Verified};
 use outcome::Stop;
 pub use outcome::{Decision, Evidence, Grant, LockedOut, Needs, Outcome, Principal};
 pub use proof::{ProofEvidence, ProofResult};
@@ -104,6 +104,13 @@ impl Authorizer {
             (Some(_), Some(_)) => Err(Denial::MultipleTokens),
             (only, _) => Ok(only.or(found.first.as_ref()).cloned()),
         }
+    }
+
+    /// The only token of a request, if it was verified before, which nearly every one was: then its form is right.
+    fn known_token<'a>(&self, request: &RequestView<'a>) -> Option<(FoundToken<'a>, Verified<'_>)> {
+        let found = self.tokens.alone(request)?;
+        let (issuer, token) = self.verified.find(found.bearer(), &self.issuers)?;
+        Some((found, Verified { issuer, token }))
     }
 
     /// Whether a token is of its issuer, and has expired.

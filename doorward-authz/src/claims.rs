@@ -10,6 +10,7 @@ use serde_json::Value;
 mod set;
 
 pub use set::ClaimSet;
+pub(crate) use set::HeldText;
 
 /// Milliseconds since the Unix epoch.
 ///

@@ -6,6 +6,7 @@ mod rejected;
 mod soundness;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aws_lc_rs::hmac;
 use serde_json::Value;
@@ -65,7 +66,7 @@ impl Jwks {
             }
         }
         // A `kid` may name one key per algorithm, as a token names both; two keys for one algorithm are ambiguous.
-        let mut holders: HashMap<(String, &str), usize> = HashMap::new();
+        let mut holders: HashMap<(Arc<str>, &str), usize> = HashMap::new();
         let named = |key: &Key| key.id.clone().map(|id| (id, algorithm_name(key.algorithm())));
         for id in found.iter().filter_map(|(key, _)| named(key)) {
             *holders.entry(id).or_default() += 1;
@@ -73,7 +74,10 @@ impl Jwks {
         let (keys, duplicates): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|(key, _)| named(key).is_none_or(|id| holders[&id] == 1));
         let duplicates = duplicates.into_iter();
-        unfit.extend(duplicates.map(|(key, place)| LeftOut { cause: RejectedKey::DuplicateId, place, id: key.id }));
+        unfit.extend(duplicates.map(|(key, place)| {
+            let id = key.id().map(str::to_owned);
+            LeftOut { cause: RejectedKey::DuplicateId, place, id }
+        }));
         Ok((Self { keys: keys.into_iter().map(|(key, _)| key).collect() }, unfit))
     }
 

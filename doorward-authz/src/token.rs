@@ -15,6 +15,7 @@ mod verified;
 
 pub use self::accepted::{Audiences, TokenTypes};
 pub use self::bearer::BearerToken;
+pub(super) use self::bearer::strip_scheme;
 pub use self::issuer::{ClaimNames, Expiry, LogoutPolicy, TrustedIssuer};
 pub(super) use self::reading::{filled_name, name, numeric_date, text};
 pub use self::seen::Seen;

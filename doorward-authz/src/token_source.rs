@@ -6,7 +6,7 @@ use super::denial::Denial;
 use super::dpop;
 use super::readings::decode_once;
 use super::rule::RequestView;
-use super::token::BearerToken;
+use super::token::{BearerToken, strip_scheme};
 
 /// The places of tokens in requests.
 #[derive(Clone, Debug)]
@@ -175,6 +175,16 @@ impl TokenSettings {
         }
         found.denial = found.denial.or(cookies.denial);
         found
+    }
+
+    /// The token of a request at the only place where one may stand, if that is a header field with a scheme, sent once.
+    /// Its form is not checked: the caller must know it.
+    pub(super) fn alone<'a>(&self, request: &RequestView<'a>) -> Option<FoundToken<'a>> {
+        let [TokenSource::Header { name, scheme: Some(scheme) }] = &*self.from else { return None };
+        let mut fields = request.header(name);
+        let (Some(field), None) = (fields.next(), fields.next()) else { return None };
+        let (text, scheme) = schemes(scheme).find_map(|(scheme, kind)| Some((strip_scheme(field, scheme)?, kind)))?;
+        (text.len() <= self.max_bytes).then_some(FoundToken { text: Cow::Borrowed(text), scheme })
     }
 
     /// The token after a scheme; where `Bearer` is accepted, `DPoP` is as well.

@@ -27,9 +27,9 @@ pub(super) struct Attempt<'a> {
 }
 
 /// A token that is right in form and in time, and who signed it or vouches for it.
-struct Verified<'a> {
-    issuer: &'a TrustedIssuer,
-    token: VerifiedToken,
+pub(super) struct Verified<'a> {
+    pub(super) issuer: &'a TrustedIssuer,
+    pub(super) token: VerifiedToken,
 }
 
 impl<'a> Attempt<'a> {
@@ -122,14 +122,22 @@ impl<'a> Attempt<'a> {
 
     /// Only a valid token that is not revoked passes; expired tokens beside it are ignored.
     fn apply_strictly(&mut self) -> Result<Grant, Stop> {
-        let Some(found) = self.authorizer.token_of(self.request, self.now)? else {
+        let authorizer = self.authorizer;
+        let (found, known) = match authorizer.known_token(self.request) {
+            Some((found, known)) => (Some(found), Some(known)),
+            None => (authorizer.token_of(self.request, self.now)?, None),
+        };
+        let Some(found) = found else {
             return match self.rule.access {
                 Access::Optional => Ok(Grant::anonymous()),
                 _ => Err(Denial::MissingToken.into()),
             };
         };
         self.evidence.is_dpop = found.scheme() == Scheme::Dpop;
-        let Verified { issuer, token } = self.verify(found.bearer(), Expiry::Refused)?;
+        let Verified { issuer, token } = match known {
+            Some(known) => self.verify_again(known, Expiry::Refused),
+            None => self.verify(found.bearer(), Expiry::Refused),
+        }?;
         self.evidence.token = Some(token.clone());
         let proof = self.prove(issuer, &found, &token)?;
         let stale = self.check_lists(&token)?;
@@ -219,23 +227,34 @@ impl<'a> Attempt<'a> {
             let token = issuer.vouch(bearer, self.introspected_claims(&issuer.name)?, now, expiry);
             return Ok(Verified { issuer, token: token.map_err(|refusal| self.refused(refusal))? });
         }
-        let remembered = authorizer.verified.find(bearer, &authorizer.issuers);
-        self.evidence.remembered.get_or_insert(remembered.is_some());
-        let (issuer, token) = if let Some((issuer, token)) = remembered {
-            self.evidence.issuer = Some(issuer.name.clone());
-            issuer.verify_again(&token, now, expiry).map_err(|refusal| self.refused(refusal))?;
-            (issuer, token)
-        } else {
-            self.verify_anew(bearer, expiry)?
-        };
+        if let Some((issuer, token)) = authorizer.verified.find(bearer, &authorizer.issuers) {
+            return self.verify_again(Verified { issuer, token }, expiry);
+        }
+        self.evidence.remembered.get_or_insert(false);
+        let (issuer, token) = self.verify_anew(bearer, expiry)?;
+        self.corroborate(Verified { issuer, token }, expiry)
+    }
+
+    /// Checks the times of a token that was verified before.
+    fn verify_again(&mut self, known: Verified<'a>, expiry: Expiry) -> Result<Verified<'a>, Stop> {
+        self.evidence.remembered.get_or_insert(true);
+        self.evidence.issuer = Some(known.issuer.name.clone());
+        known.issuer.verify_again(&known.token, self.now, expiry).map_err(|refusal| self.refused(refusal))?;
+        self.corroborate(known, expiry)
+    }
+
+    /// Asks the issuer about a token that is right otherwise, if the configuration requires it.
+    fn corroborate(&mut self, verified: Verified<'a>, expiry: Expiry) -> Result<Verified<'a>, Stop> {
+        let Verified { issuer, token } = &verified;
         // A sign-out or a refresh does not need an active token, and the issuer is not asked about revoked ones.
         let asked = expiry == Expiry::Refused
-            && authorizer.introspection.always.contains(&issuer.name)
+            && self.authorizer.introspection.always.contains(&issuer.name)
             && self.view.index.find(token.targets(), token.issued_at()).is_none();
         if !asked {
-            return Ok(Verified { issuer, token });
+            return Ok(verified);
         }
-        let token = issuer.corroborate(token, self.introspected_claims(&issuer.name)?, now);
+        let Verified { issuer, token } = verified;
+        let token = issuer.corroborate(token, self.introspected_claims(&issuer.name)?, self.now);
         Ok(Verified { issuer, token: token.map_err(|refusal| self.refused(refusal))? })
     }
 

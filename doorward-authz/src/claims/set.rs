@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::ops::Range;
 
 use serde::de::{self, Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -16,7 +17,7 @@ use crate::denial::Denial;
 /// The members of a token's header or payload, or of an introspection response.
 #[derive(Clone, Default)]
 pub struct ClaimSet {
-    /// The object, followed by the decoded forms of names with escapes.
+    /// The object, followed by the decoded forms of names with escapes, and by texts of [`Self::hold`].
     text: Box<str>,
     members: Box<[Member]>,
 }
@@ -43,6 +44,13 @@ impl Span {
     const fn range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
+}
+
+/// A text that a [`ClaimSet`] holds. Its end: an object begins with `{`, so that no text in it ends at 0.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldText {
+    start: u32,
+    end: NonZeroU32,
 }
 
 impl ClaimSet {
@@ -91,6 +99,26 @@ impl ClaimSet {
         self.find(name).map(|member| self.value(member))
     }
 
+    /// Holds a text beside the members: mostly it is the value of one of them, and takes no memory.
+    pub(crate) fn hold(&mut self, text: &str) -> Result<HeldText, Denial> {
+        let is_it = |member: &&Member| plain_text(&self.text[member.value.range()]) == Some(text);
+        let start = if let Some(member) = self.members.iter().find(is_it) {
+            member.value.range().start + 1 // Behind the quote.
+        } else {
+            let start = self.text.len();
+            self.text = [&*self.text, text].concat().into();
+            start
+        };
+        let held = Span::new(start, text.len())
+            .and_then(|Span { start, end }| Some(HeldText { start, end: NonZeroU32::new(end)? }));
+        held.ok_or(Denial::MalformedToken)
+    }
+
+    /// A text that this set holds.
+    pub(crate) fn held(&self, HeldText { start, end }: HeldText) -> &str {
+        &self.text[start as usize..end.get() as usize]
+    }
+
     /// The names of the members.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|member| &self.text[member.name.range()])
@@ -102,7 +130,7 @@ impl ClaimSet {
         self.find(name).is_some()
     }
 
-    /// The length of the object in bytes, including the decoded names after it.
+    /// The length of the object in bytes, including what stands after it.
     #[must_use]
     pub fn json_len(&self) -> usize {
         self.text.len()
@@ -316,6 +344,19 @@ mod tests {
             assert!(parse(text).is_none(), "{}", &text[..text.len().min(40)]);
         }
         assert!(ClaimSet::parse(b"{\"a\":\"\xff\"}".to_vec()).is_err());
+    }
+
+    #[test]
+    fn held_texts_are_those_of_members_or_stand_beside_them() {
+        let mut claims = parse(r#"{"sub":"ab","s\u0069d":"c\u0064","email":""}"#).unwrap();
+        let before = claims.bytes();
+        let texts = ["ab", "", "cd", "é", "ab"];
+        let held = texts.map(|text| claims.hold(text).unwrap());
+        assert_eq!(held.map(|text| claims.held(text).to_owned()), texts);
+        assert_eq!(claims.bytes(), before + "cdé".len());
+        assert_eq!(claims.get("sub"), Some(json!("ab")));
+        assert_eq!(claims.get("sid"), Some(json!("cd")));
+        assert!(ClaimSet::default().hold("").is_err(), "no object");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::signature::{self, EcdsaVerificationAlgorithm, ParsedPublicKey, RsaParameters, RsaPublicKeyComponents};
 use aws_lc_rs::{digest, hmac};
@@ -17,7 +18,7 @@ use super::{ASYMMETRIC, Algorithm, RejectedKey, algorithm_name};
 /// If the token could choose, a public key would serve as an HMAC secret (RFC 8725 section 3.1).
 #[derive(Clone)]
 pub struct Key {
-    pub(super) id: Option<String>,
+    pub(super) id: Option<Arc<str>>,
     algorithm: Algorithm,
     material: Material,
     digest: KeyDigest,
@@ -58,6 +59,11 @@ impl Key {
         self.id.as_deref()
     }
 
+    /// The same, for tokens that keep it.
+    pub(crate) fn shared_id(&self) -> Option<Arc<str>> {
+        self.id.clone()
+    }
+
     #[must_use]
     pub const fn algorithm(&self) -> Algorithm {
         self.algorithm
@@ -77,7 +83,7 @@ impl Key {
         }
         let mut digest = KeyDigest::default();
         digest.copy_from_slice(&context.finish().as_ref()[..size_of::<KeyDigest>()]);
-        Self { id, algorithm, material, digest }
+        Self { id: id.map(Into::into), algorithm, material, digest }
     }
 
     /// Whether `signature` is this key's over `signing_input`: of ECDSA the two numbers at full length (RFC

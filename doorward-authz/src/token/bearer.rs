@@ -53,7 +53,7 @@ impl<'a> BearerToken<'a> {
         parts.filter_map(move |part| Self::parse(strip_scheme(part, scheme)?, max_bytes).ok())
     }
 
-    /// Wraps text that [`Self::parse`] accepted.
+    /// Wraps text that [`Self::parse`] accepted, or that is only looked up among such.
     pub(crate) const fn of_checked(text: &'a [u8]) -> Self {
         Self(text)
     }
@@ -87,7 +87,7 @@ const fn is_allowed(b: u8) -> bool {
 }
 
 /// The text after the scheme and its spaces; other white space stays and makes the token invalid.
-fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
+pub(crate) fn strip_scheme<'a>(field: &'a [u8], scheme: &str) -> Option<&'a [u8]> {
     let (head, tail) = field.split_at_checked(scheme.len())?;
     let parted = tail.first().is_none_or(|b| b.is_ascii_whitespace() || b.is_ascii_control());
     if !parted || !head.eq_ignore_ascii_case(scheme.as_bytes()) {

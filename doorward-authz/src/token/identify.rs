@@ -29,7 +29,7 @@ impl TrustedIssuer {
     /// `unnamed` names a token that has no `jti`, and `text_digest` every token whose issuer is revocable by it.
     pub(crate) fn identify(
         &self,
-        claims: ClaimSet,
+        mut claims: ClaimSet,
         unnamed: impl FnOnce() -> TargetId,
         text_digest: Option<TargetId>,
         key: Option<&Key>,
@@ -67,8 +67,7 @@ impl TrustedIssuer {
         targets.extend(
             address.into_iter().flat_map(|address| self.names().map(move |name| Target::email(name.clone(), address))),
         );
-        let key_id = key.and_then(Key::id);
-        if let Some(id) = key_id {
+        if let Some(id) = key.and_then(Key::id) {
             self.add_readings(Kind::Key, id, &mut targets);
         }
         let named_by_itself = |kind: &Kind| *kind != Kind::Token || has_id;
@@ -77,17 +76,19 @@ impl TrustedIssuer {
             self.seen.note_address();
         }
         self.seen.note(targets.iter().map(|target| target.kind).filter(named_by_itself));
+        let token_id = claims.hold(&token_id)?;
+        let mut hold = |name: Option<String>| name.map(|name| claims.hold(&name)).transpose();
         Ok(VerifiedToken::new(Facts {
             issuer: self.name.clone(),
-            key_id: key_id.map(Into::into),
+            key_id: key.and_then(Key::shared_id),
             key: key.map(Key::digest),
+            token_id,
+            user_id: hold(named.user)?,
+            session_id: hold(named.session)?,
+            client_id: hold(named.client)?,
+            email: hold(email)?,
             claims,
             times,
-            token_id: token_id.into(),
-            user_id: named.user.map(Into::into),
-            session_id: named.session.map(Into::into),
-            client_id: named.client.map(Into::into),
-            email: email.map(Into::into),
             is_actor_foreign: named.actors.first().is_some_and(|actor| actor.is_foreign),
             actors: named.actors.into_iter().map(|actor| actor.id.into()).collect(),
             confirmation,

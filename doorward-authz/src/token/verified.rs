@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::times::Times;
-use crate::claims::{ClaimSet, IssuerName, Timestamp};
+use crate::claims::{ClaimSet, HeldText, IssuerName, Timestamp};
 use crate::confirmation::Confirmation;
 use crate::encoded::{Cached, Encoded};
 use crate::jwks::KeyDigest;
@@ -20,15 +20,16 @@ pub struct VerifiedToken(Arc<Facts>);
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) issuer: IssuerName,
-    pub(super) key_id: Option<Box<str>>,
+    pub(super) key_id: Option<Arc<str>>,
     pub(super) key: Option<KeyDigest>,
+    /// Also holds the names below.
     pub(super) claims: ClaimSet,
     pub(super) times: Times,
-    pub(super) token_id: Box<str>,
-    pub(super) user_id: Option<Box<str>>,
-    pub(super) session_id: Option<Box<str>>,
-    pub(super) client_id: Option<Box<str>>,
-    pub(super) email: Option<Box<str>>,
+    pub(super) token_id: HeldText,
+    pub(super) user_id: Option<HeldText>,
+    pub(super) session_id: Option<HeldText>,
+    pub(super) client_id: Option<HeldText>,
+    pub(super) email: Option<HeldText>,
     /// The current one first.
     pub(super) actors: Box<[Box<str>]>,
     /// Whether the current one is named by another issuer.
@@ -80,30 +81,34 @@ impl VerifiedToken {
         self.0.times.expires_at
     }
 
+    fn held(&self, name: Option<HeldText>) -> Option<&str> {
+        name.map(|name| self.0.claims.held(name))
+    }
+
     /// `jti`, or `sha256:` and the digest of the signing input.
     #[must_use]
     pub fn token_id(&self) -> &str {
-        &self.0.token_id
+        self.0.claims.held(self.0.token_id)
     }
 
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
-        self.0.user_id.as_deref()
+        self.held(self.0.user_id)
     }
 
     #[must_use]
     pub fn session_id(&self) -> Option<&str> {
-        self.0.session_id.as_deref()
+        self.held(self.0.session_id)
     }
 
     #[must_use]
     pub fn client_id(&self) -> Option<&str> {
-        self.0.client_id.as_deref()
+        self.held(self.0.client_id)
     }
 
     #[must_use]
     pub fn email(&self) -> Option<&str> {
-        self.0.email.as_deref()
+        self.held(self.0.email)
     }
 
     /// The parties that act for the user, the current one first; empty for a token without `act`.
@@ -168,18 +173,16 @@ impl VerifiedToken {
         // Allowance for later encodings: two headers and the metadata, whose values come from the claims, and the
         // sealed facts of the stream.
         let kept = 512 + facts.claims.json_len();
-        let named = [&facts.key_id, &facts.user_id, &facts.session_id, &facts.client_id, &facts.email];
-        let named: usize = named.into_iter().flatten().map(|name| allocated(name.len())).sum();
         let ids: usize = facts.targets.iter().map(|target| allocated(target.id.bytes())).sum();
         let targets = size_of_val(&*facts.targets);
-        let rest = [size_of::<Facts>(), facts.token_id.len(), targets, facts.claims.bytes(), kept].map(allocated);
+        let rest = [size_of::<Facts>(), targets, facts.claims.bytes(), kept].map(allocated);
         let confirmation = facts.confirmation.as_ref().map_or(0, |confirmation| allocated(confirmation.bytes()));
         let actors = facts.actors.iter().map(|actor| allocated(actor.len()) + size_of::<Box<str>>()).sum::<usize>();
         let status = facts
             .status
             .as_ref()
             .map_or(0, |status| allocated(size_of::<StatusReference>()) + allocated(status.uri.len() + 16));
-        named + ids + actors + confirmation + status + rest.iter().sum::<usize>()
+        ids + actors + confirmation + status + rest.iter().sum::<usize>()
     }
 
     /// The target that registers this token, for `list: allow`.

@@ -162,7 +162,7 @@ impl<'a> Stream<'a> {
         let field = |field: Field| {
             // SAFETY: the buffers live until a setter is called, which needs the stream mutably.
             let (name, value) = unsafe { (field.name.bytes(), field.value.bytes()) };
-            Ok((text(name)?, value))
+            Ok((text(name).ok_or(Unreadable::Name)?, value))
         };
         fields.into_iter().map(field).collect()
     }
@@ -278,13 +278,13 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// A name: nearly always ASCII, which is found out much faster than UTF-8.
-fn text(name: &[u8]) -> Result<&str, Unreadable> {
-    if name.is_ascii() {
+/// A name or a part of the request line: nearly always ASCII, which is found out much faster than UTF-8.
+pub fn text(bytes: &[u8]) -> Option<&str> {
+    if bytes.is_ascii() {
         // SAFETY: ASCII is UTF-8.
-        return Ok(unsafe { std::str::from_utf8_unchecked(name) });
+        return Some(unsafe { std::str::from_utf8_unchecked(bytes) });
     }
-    std::str::from_utf8(name).map_err(|_| Unreadable::Name)
+    std::str::from_utf8(bytes).ok()
 }
 
 /// Why the fields of a request cannot be used.

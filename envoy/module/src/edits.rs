@@ -1,28 +1,25 @@
 //! Edits of a request's headers, owned and in one piece: they are kept with a token, and applied after the request was
 //! read.
 
+use doorward::authz::answer::name_bit;
 use doorward::authz::rule::RequestView;
 
 /// The names of a request's headers.
 pub struct Present<'a> {
     headers: &'a [(&'a str, &'a [u8])],
-    /// A bit for each length of them; names of more than 63 bytes share one.
-    lengths: u64,
+    /// Their [`name_bit`]s.
+    bits: u64,
 }
 
 impl<'a> Present<'a> {
     pub fn of(request: &RequestView<'a>) -> Self {
-        let lengths = request.headers.iter().fold(0, |lengths, (name, _)| lengths | Self::bit(name.as_bytes()));
-        Self { headers: request.headers, lengths }
+        let bits = request.headers.iter().fold(0, |bits, (name, _)| bits | name_bit(name.as_bytes()));
+        Self { headers: request.headers, bits }
     }
 
     fn has(&self, name: &[u8]) -> bool {
         let is_it = |(known, _): &(&str, &[u8])| known.as_bytes().eq_ignore_ascii_case(name);
-        self.lengths & Self::bit(name) != 0 && self.headers.iter().any(is_it)
-    }
-
-    fn bit(name: &[u8]) -> u64 {
-        1 << name.len().min(63)
+        self.bits & name_bit(name) != 0 && self.headers.iter().any(is_it)
     }
 }
 

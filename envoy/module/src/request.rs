@@ -2,7 +2,7 @@
 
 use doorward::authz::rule::{RequestView, Source};
 
-use crate::abi::Unreadable;
+use crate::abi::{Unreadable, text};
 
 /// Like Envoy (`Grpc::Common::hasGrpcContentType`).
 pub fn is_grpc(content_type: &[u8]) -> bool {
@@ -44,7 +44,7 @@ impl<'a> Request<'a> {
                 _ => {}
             }
         }
-        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "the request line is not UTF-8");
+        let text = |bytes| text(bytes).ok_or("the request line is not UTF-8");
         let [method, target, host, scheme] = [text(method)?, text(target)?, text(host)?, text(scheme)?];
         let source = Source(source.unwrap_or_default());
         Ok(Self { method, target, host, scheme, headers, rule, source })

@@ -96,9 +96,9 @@ section! {
         #[schemars(range(max = 10_000_000))]
         pub token_cache: usize = 100_000,
         /// The most memory of the cache of verified tokens, in bytes; tokens that are seldom used are evicted first. A
-        /// token takes 2 to 3 KiB.
+        /// token takes 2 to 4 KiB.
         #[schemars(range(max = 68_719_476_736_u64))]
-        pub token_cache_bytes: usize = 64_000_000,
+        pub token_cache_bytes: usize = 96_000_000,
         /// The most introspection responses in the cache.
         #[schemars(range(max = 10_000_000))]
         pub introspection_cache: usize = 10_000,
