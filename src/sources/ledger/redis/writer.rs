@@ -174,7 +174,7 @@ async fn commit(
 
 async fn replicated(ledger: &RedisLedger, session: &Session) -> Result<(), LedgerError> {
     let wanted = ledger.config.server.min_replicas;
-    let patience = ledger.deadline().saturating_sub(Writer::GRACE).as_millis();
+    let patience = (ledger.deadline() * 4 / 5).as_millis(); // Its answer must arrive before the deadline.
     let wait = Command::new("WAIT").arg(wanted).arg(i64::try_from(patience).unwrap_or(i64::MAX)).blocking();
     let answer = session.call(wait, ledger.deadline()).await?;
     let reached = answer
