@@ -1,6 +1,7 @@
 //! An issuer that gets another name, another `iss` or other claims: revoked tokens stay revoked.
 
 mod issuers;
+mod lost;
 mod unready;
 
 use serde_json::json;
@@ -15,7 +16,7 @@ use crate::support::tokens::{Tokens, now};
 const REFUSED: &str = "doorward_config_reloads_total{result=\"refused\"}";
 const IN_FORCE: &str = "doorward_config_reloads_total{result=\"ok\"}";
 
-fn replace(doorward: &Doorward, text: &str) {
+pub fn replace(doorward: &Doorward, text: &str) {
     let next = doorward.dir.path().join("next.yaml");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(&next, doorward.dir.path().join("doorward.yaml")).unwrap();
@@ -171,7 +172,8 @@ async fn is_held(doorward: &Doorward, key: &str, token: &str) {
     eventually("the reason is given", || async { doorward.get("/readyz").await.1.contains(key) }).await;
     assert_eq!(doorward.get("/readyz").await.0, 503);
     let checks = Checks::connect(&doorward.check).await;
-    assert!(["revocations_stale", "store_unavailable"].contains(&&*reason(&checks, token).await));
+    let reason = reason(&checks, token).await;
+    assert!(["revocations_stale", "store_unavailable"].contains(&&*reason), "{reason}");
     doorward.logs("accept_loss").await;
 }
 
@@ -273,7 +275,8 @@ async fn a_running_instance_reports_another_deployment_with_its_name_and_continu
     assert_eq!(reason(&checks, &alice).await, "ok");
     // The other deployment is gone.
     drop(second);
-    redis.cli(&["DEL", "doorward:{r}:issuers"]);
+    let theirs = noted().lines().find(|note| note.contains("other.test")).unwrap().to_owned();
+    assert_eq!(redis.cli(&["ZREM", "doorward:{r}:issuers", &theirs]), "1");
     reloads(&first, &text, IN_FORCE, &dead).await;
     eventually("it is over", || async { warnings().await == json!(null) }).await;
 }

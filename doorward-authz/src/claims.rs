@@ -118,6 +118,14 @@ impl IssuerName {
         Self(format!("signals.{place}").into())
     }
 
+    /// A name for what is known of an `iss` under any name: `iss-` and 32 hex digits of its SHA-256.
+    #[must_use]
+    pub fn of_iss(iss: &str) -> Self {
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, iss.as_bytes());
+        let digits = digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}"));
+        Self(format!("iss-{}", digits.collect::<String>()).into())
+    }
+
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

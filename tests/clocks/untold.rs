@@ -111,6 +111,102 @@ async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
     assert!(lead().await < 16.0);
 }
 
+/// During a rolling update that renames an issuer, the instances on either side have seen what the other reports under
+/// its own name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lead_that_is_not_measured_counts_under_each_name_of_the_issuer() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let renamed = config.replace("name: dev,", "name: shop, formerly: [dev],");
+    let ahead = Clock::at("+3s");
+    let first = Doorward::launch_by(ahead.doorward(), TempDir::new(), &config).await;
+    first.ready().await;
+    let skew = async || first.metric("doorward_clock_skew_seconds{of=\"store\"}").await.unwrap_or_default();
+    eventually("its clocks differ", async || skew().await > 2.0).await;
+    let next = Doorward::start(&renamed).await;
+    let checks = Checks::connect(&first.check).await;
+    assert_eq!(reason(&checks, &dated(&tokens, "somebody", 15)).await, "ok");
+    let of_alice = dated(&tokens, "alice", 20);
+    assert!(covered(&next, "alice").await >= LEEWAY);
+    assert_eq!(reason(&checks, &of_alice).await, "revoked");
+}
+
+fn is_noted(redis: &RedisServer) -> bool {
+    redis.cli(&["EXISTS", "doorward:{r}:lost"]) == "1"
+}
+
+/// The instance that finds the loss founds the store anew, and ends before its first lease.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_loss_is_noted_by_the_instance_that_removes_the_sign_of_it() {
+    let (tokens, mut redis) =
+        (Tokens::new(), RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await);
+    let config = certain_config(&tokens, &redis);
+    drop(Doorward::start(&config).await);
+    assert_eq!(redis.cli(&["EXISTS", "doorward:{r}:lost"]), "0");
+    // No lease can be taken.
+    redis.cli(&["DEL", "doorward:{r}:instances"]);
+    redis.cli(&["SET", "doorward:{r}:instances", "of another program"]);
+    for what in ["replaced", "its epoch is gone"] {
+        if what == "replaced" {
+            redis.kill();
+            redis.run().await;
+        } else {
+            redis.cli(&["DEL", "doorward:{r}:meta", "doorward:{r}:lost"]);
+        }
+        let starting = Doorward::launch(&config).await;
+        eventually(what, async || is_noted(&redis)).await;
+        assert_eq!(starting.get("/readyz").await.0, 503);
+    }
+    // An instance that runs founds the store anew.
+    redis.cli(&["DEL", "doorward:{r}:instances"]);
+    let doorward = Doorward::start(&config).await;
+    redis.script("MULTI\nFLUSHALL\nSET doorward:{r}:instances other\nEXEC\n");
+    eventually("flushed", async || is_noted(&redis)).await;
+    drop(doorward);
+}
+
+/// The instance may write what it cannot read: the key of the leads is denied to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn leads_that_cannot_be_read_are_taken_for_the_longest() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let doorward = Doorward::start(&config).await;
+    assert!(covered(&doorward, "alice").await < LEEWAY / 2);
+    let readable = ["doorward:{r}:[^l]*", "doorward:{r}:l[^e]*", "doorward:{r}:lease*", "doorward:[^{]*"];
+    let mut rules = vec!["ACL", "SETUSER", "default", "resetkeys", "%W~doorward:{r}:leads"];
+    let patterns = readable.map(|keys| format!("~{keys}"));
+    rules.extend(patterns.iter().map(String::as_str));
+    assert_eq!(redis.cli(&rules), "OK");
+    assert!(covered(&doorward, "bob").await >= LEEWAY, "by a receipt");
+    let reply = post(&doorward, "/v1/revocations", &json!({"kind": "user", "id": "carol"})).await;
+    let at = doorward::clock::parse_rfc3339(reply.body["at"].as_str().unwrap()).unwrap().as_secs();
+    assert!(at - now() >= LEEWAY - 2, "without one: {reply:?}");
+}
+
+/// The request was resolved by the configuration of its time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_during_a_receipt_s_wait_does_not_refuse_it() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis);
+    let (doorward, stopped) = (Doorward::start(&config).await, Doorward::start(&config).await);
+    confirmed(&doorward, json!({"kind": "session", "id": "first"})).await;
+    let text = std::fs::read_to_string(doorward.dir.path().join("doorward.yaml")).unwrap();
+    let renamed = text.replace("name: dev,", "name: shop, formerly: [dev],");
+    assert_ne!(renamed, text);
+    stopped.process.signal("STOP");
+    let reload = async {
+        eventually("it is stored", async || redis.cli(&["XREVRANGE", "doorward:{r}:log", "+", "-"]).contains("alice"))
+            .await;
+        crate::names::replace(&doorward, &renamed);
+        doorward.logs("configuration reloaded").await;
+        stopped.process.signal("CONT");
+    };
+    let body = json!({"kind": "user", "issuer": "dev", "id": "alice"});
+    let (reply, ()) = tokio::join!(post(&doorward, "/v1/revocations?wait=all&timeout=50s", &body), reload);
+    assert!(reply.status == 201 && reply.body["confirmed"] == true, "{reply:?}");
+    assert_eq!(reason(&Checks::connect(&doorward.check).await, &tokens.of("alice")).await, "revoked");
+}
+
 /// The store's clock was stable all the time, as the instances before this process noted.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_died_before_is_not_taken_for_one_that_was_just_cut_off() {

@@ -14,8 +14,6 @@ use crate::support::grpc::Checks;
 use crate::support::proxy::Proxy;
 use crate::support::tokens::Tokens;
 
-const LOG: &str = "doorward:{r}:log";
-
 fn named(name: &str, more: &str) -> String {
     format!("name: {name}, issuer: \"{X}\"{more}")
 }
@@ -114,29 +112,6 @@ async fn an_instance_whose_names_conflict_writes_nothing() {
     }
     assert_eq!(entries(), before, "nothing was written");
     assert_eq!(second.metric("doorward_store_unsaved").await.unwrap_or_default().to_string(), "0", "and nothing waits");
-    assert_eq!(reason(&Checks::connect(&first.check).await, &tokens.of("alice")).await, "ok");
-}
-
-/// The store is not fit when the receipt is asked for, and the notes are read during the wait.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_receipt_is_not_confirmed_under_names_that_turn_out_to_conflict() {
-    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
-    let store = format!("redis, max_staleness: 2s, redis: {{url: \"{}\"}}", redis.url());
-    let text =
-        |name| config(&tokens, &store, &[&named(name, "")]) + "limits: {http_timeout: 60s, receipt_timeout: 50s}\n";
-    let first = Doorward::start(&text("other")).await;
-    assert_eq!(revoke(&first, &json!({"kind": "user", "issuer": "other", "id": "bob"})).await.status, 201);
-    redis.cli(&["CONFIG", "SET", "maxmemory", "500mb", "maxmemory-policy", "allkeys-lru"]);
-    let second = Doorward::launch(&text("main")).await;
-    eventually("it waits", async || second.get("/readyz").await.1.contains("may_evict")).await;
-    let body = json!({"kind": "session", "issuer": "main", "id": "session-of-alice"});
-    let written = eventually("it is written", async || redis.cli(&["XREVRANGE", LOG, "+", "-"]).contains("of-alice"));
-    let fit = async {
-        written.await;
-        redis.cli(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    };
-    let (reply, ()) = tokio::join!(post(&second, "/v1/revocations?wait=all&timeout=50s", &body), fit);
-    assert_eq!((reply.status, &reply.body["reason"]), (503, &json!("names_differ")), "{reply:?}");
     assert_eq!(reason(&Checks::connect(&first.check).await, &tokens.of("alice")).await, "ok");
 }
 

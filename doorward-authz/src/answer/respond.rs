@@ -52,7 +52,7 @@ impl Responder {
         }
         let mut body = self.body(class.error, denial.label(), denial.message());
         if let (Denial::Revoked | Denial::SignedOut, Some(LockedOut { until, left })) = (denial, evidence.locked_out) {
-            headers.push(("retry-after", (left.as_secs() + 1).to_string()));
+            headers.push(("retry-after", left.as_millis().div_ceil(1000).to_string()));
             body["until"] = until.to_rfc3339().into();
         }
         Respond { status: class.status, headers, body: body.to_string() }

@@ -323,7 +323,7 @@ impl<'a> Attempt<'a> {
         }
         self.evidence.hit = hit;
         let until = hit.map(|hit| hit.watermark).filter(|watermark| *watermark != Watermark::FOREVER);
-        let until = until.map(Watermark::instant).filter(|until| *until >= now);
+        let until = until.map(|watermark| LockedOut::end(watermark.instant())).filter(|until| *until > now);
         self.evidence.locked_out = until.map(|until| LockedOut { until, left: until.since(now) });
         match hit {
             Some(Hit { origin: Origin::Revoked, .. }) => return Err(Denial::Revoked.into()),

@@ -133,7 +133,7 @@ pub struct Evidence {
     /// Whether the token was in the cache of verified tokens; `None` if the cache was not consulted.
     pub remembered: Option<bool>,
     pub hit: Option<Hit>,
-    /// The watermark of the matching revocation, if it lies in the future.
+    /// Set if even a token that is issued now is covered by the matching revocation.
     pub locked_out: Option<LockedOut>,
     /// The result of the request's proof; `None` if no proof was examined.
     pub proof: Option<ProofEvidence>,
@@ -145,9 +145,17 @@ pub struct Evidence {
 /// signs in again at once waits for that moment.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LockedOut {
-    /// A token that was issued later is accepted.
+    /// A token that is issued from then on is accepted.
     pub until: Timestamp,
     pub left: Duration,
+}
+
+impl LockedOut {
+    /// The first whole second after a watermark: most issuers date tokens in whole seconds, rounded down (NumericDate,
+    /// RFC 7519 section 2).
+    pub(super) fn end(watermark: Timestamp) -> Timestamp {
+        Timestamp::from_secs(watermark.as_secs().saturating_add(1))
+    }
 }
 
 pub struct Decision<'a> {

@@ -199,6 +199,12 @@ impl Lead {
         self.0.waiting.fetch_max(before.0.waiting.load(Ordering::Relaxed), Ordering::Release);
     }
 
+    /// Whether both are the lead of one issuer: a clone of the other.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Records a lead that another instance has seen.
     pub fn raise(&self, to: Duration) {
         let millis = u64::try_from(to.min(LONGEST_LEEWAY).as_millis()).unwrap_or(u64::MAX);

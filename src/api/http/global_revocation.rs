@@ -16,7 +16,7 @@ use super::Http;
 use super::extract::{Json, admin_key, bearer};
 use super::form::admit;
 use super::problem::{Error, Problem, ProblemDetails};
-use super::revocations::clock_skew;
+use super::revocations::Stamp;
 use crate::api::event_source::{EventSource, receive, revoke, transmitter};
 use crate::authz::denial::Denial;
 use crate::authz::refusal::Refusal;
@@ -91,8 +91,8 @@ async fn revoke_user(http: &Http, request: Request) -> Result<(), Problem> {
             )
         }
     };
-    http.state.replica.read_leads().await;
-    let instant = target.instant(Kind::User, http.state.replica.clocks()).map_err(clock_skew)?;
+    let stamp = Stamp::read(&http.state.replica).await;
+    let instant = stamp.instant(target, Kind::User)?;
     let note = match &caller {
         Caller::Operator(by) => Note::new(clock::now(), by, ""),
         Caller::Transmitter(..) => None,

@@ -100,7 +100,7 @@ async fn resolve(http: &Http, request: &RegistrationRequest) -> Result<Revocatio
         }
         (Some(id), None) => {
             let only = match policy.authorizer.issuers.as_slice() {
-                [only] => Some(&**only),
+                [only] => Some(only),
                 _ => None,
             };
             let issuer = named

@@ -3,6 +3,7 @@
 mod list;
 mod progress;
 mod receipt;
+mod stamp;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::api::event_source;
 use crate::api::explain::watermark;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::denial::Denial;
-use crate::authz::revocation::{Clocks, Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
+use crate::authz::revocation::{Kind, Note, Origin, Revocation, Target, TargetId, Watermark};
 use crate::authz::token::{Expiry, TrustedIssuer, UnverifiedToken, VerifiedToken};
 use crate::clock;
 use crate::sources::ledger::Position;
@@ -33,6 +34,7 @@ use crate::state::{LedgerError, Policy, Receipt};
 
 pub(super) use list::{__path_list, list};
 use receipt::{Confirmation, Wait, WaitQuery};
+pub(super) use stamp::Stamp;
 
 /// The target: by `id`, or as a `token` names it.
 #[derive(Deserialize, ToSchema)]
@@ -178,13 +180,11 @@ pub(super) async fn create(
     Json(request): Json<RevocationRequest>,
 ) -> Result<Response<Body>, Problem> {
     let wait = Wait::read(&query, &http.limits)?;
-    http.state.replica.read_leads().await;
-    let clocks = http.state.replica.clocks();
-    let stamp = Stamp { clocks, whole_leeway: false };
-    let mut revocation = resolve(&http, &request, stamp).await?;
+    let stamp = Stamp::read(&http.state.replica).await;
+    let Resolved { mut revocation, issuer, covers } = resolve(&http, &request, stamp).await?;
     revocation.note = Note::new(clock::now(), &by, request.reason.as_deref().unwrap_or_default());
     let position = store(&http, &by, &revocation).await?;
-    let asked = Asked { http, by, request, stamp };
+    let asked = Asked { http, by, request, stamp, issuer, covers };
     match wait {
         None => Ok(asked.receipt(&revocation, position, Confirmation::default()).into_response()),
         Some(wait) if progress::is_asked_for(&headers) => Ok(progress::respond(asked, wait, revocation, position)),
@@ -198,6 +198,9 @@ struct Asked {
     by: Arc<str>,
     request: RevocationRequest,
     stamp: Stamp,
+    issuer: Arc<TrustedIssuer>,
+    /// See [`Resolved::covers`].
+    covers: Option<Timestamp>,
 }
 
 impl Asked {
@@ -220,21 +223,38 @@ impl Asked {
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
             // An instance may have verified a token that is dated further ahead before it applied this.
-            replica.read_leads().await;
+            stamp.whole_leeway |= !replica.read_leads().await;
             // The same holds for an instance that was cut off, until its lease expired: it has not reported its leads.
             stamp.whole_leeway |= confirmation.lapsed;
-            let mut again = resolve(&self.http, &self.request, stamp).await?;
+            let mut again = self.stamped_again(&revocation, stamp)?;
             if again.watermark <= revocation.watermark {
                 return Ok(self.receipt(&revocation, position, confirmation));
             }
             if !stamp.whole_leeway {
                 // What was verified since the stamp leads by less than it did then: by how much is not known.
                 stamp.whole_leeway = true;
-                again = resolve(&self.http, &self.request, stamp).await?;
+                again = self.stamped_again(&revocation, stamp)?;
             }
-            revocation = Revocation { note: revocation.note, ..again };
+            revocation = again;
             position = store(&self.http, &self.by, &revocation).await?;
         }
+    }
+
+    /// The same revocation with a later stamp, unless the request names the instant or needs none.
+    ///
+    /// The issuer is as the configuration has it now; if a reload has removed it, as it was.
+    fn stamped_again(&self, revocation: &Revocation, mut stamp: Stamp) -> Result<Revocation, Problem> {
+        let Target { issuer: name, kind, .. } = &revocation.target;
+        if self.request.at.is_some() || kind.is_forever() {
+            return Ok(revocation.clone());
+        }
+        let policy = self.http.state.policy();
+        let issuer = policy.authorizer.issuers.iter().find(|issuer| issuer.names().any(|known| known == name));
+        stamp.whole_leeway |= issuer.is_none(); // Leads are not reported for it any more.
+        let issuer = issuer.unwrap_or(&self.issuer);
+        let watermark = stamp.watermark(issuer, *kind, self.covers)?;
+        let expires_at = expires_at(issuer, watermark, stamp.now()).max(revocation.expires_at);
+        Ok(Revocation { watermark, expires_at, ..revocation.clone() })
     }
 
     fn receipt(
@@ -291,8 +311,16 @@ fn is_unseen(http: &Http, request: &RevocationRequest, target: &Target) -> bool 
     policy.authorizer.issuer_named(&target.issuer).is_some_and(|issuer| !issuer.seen.has(target.kind))
 }
 
+/// A request as this configuration understands it.
+struct Resolved {
+    revocation: Revocation,
+    issuer: Arc<TrustedIssuer>,
+    /// The lower bound of a watermark that is not named: the date of the token in the request.
+    covers: Option<Timestamp>,
+}
+
 /// Parses the request; fetches keys that are not loaded yet.
-async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Result<Revocation, Problem> {
+async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Result<Resolved, Problem> {
     let kind = Kind::parse(&request.kind).ok_or_else(|| {
         let kinds = Kind::ALL.map(Kind::as_str).join(", ");
         Problem::field("/kind", format!("must be one of {kinds}"))
@@ -309,23 +337,25 @@ async fn resolve(http: &Http, request: &RevocationRequest, stamp: Stamp) -> Resu
             if named.is_some_and(|named| named.name != issuer.name) {
                 return Err(Problem::field("/issuer", "the token is from another issuer"));
             }
-            by_token(request, kind, &issuer, &token, stamp)
+            let revocation = by_token(request, kind, &issuer, &token, stamp)?;
+            Ok(Resolved { revocation, issuer, covers: token.issued_at() })
         }
         (id, None) => {
             let issuer = named.or_else(|| match policy.authorizer.issuers.as_slice() {
-                [only] => Some(&**only),
+                [only] => Some(only),
                 _ => None,
             });
             let issuer =
                 issuer.ok_or_else(|| Problem::field("/issuer", "is needed: more than one issuer is configured"))?;
-            by_id(request, kind, issuer, id.as_ref().map(Id::text).as_deref(), stamp)
+            let revocation = by_id(request, kind, issuer, id.as_ref().map(Id::text).as_deref(), stamp)?;
+            Ok(Resolved { revocation, issuer: issuer.clone(), covers: None })
         }
     }
 }
 
-pub(super) fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a TrustedIssuer, Problem> {
+pub(super) fn issuer_named<'a>(policy: &'a Policy, name: &str) -> Result<&'a Arc<TrustedIssuer>, Problem> {
     let issuer = IssuerName::parse(name).and_then(|name| policy.authorizer.issuer_named(&name));
-    issuer.map(|issuer| &**issuer).ok_or_else(|| Problem::field("/issuer", "no issuer of this name is configured"))
+    issuer.ok_or_else(|| Problem::field("/issuer", "no issuer of this name is configured"))
 }
 
 /// Verifies a token as for a sign-out: it may have expired.
@@ -400,26 +430,10 @@ fn by_id(
     build(request, issuer, target, Default { covers: None, expires_at: None }, stamp)
 }
 
-/// Without agreeing clocks there is no valid watermark.
-pub(super) fn clock_skew(denial: Denial) -> Problem {
-    let detail = "this instance's clock and the store's differ by more than the issuer's leeway, or the store's has not \
-        been read yet: name the instant (`at`), or try again";
-    Problem::new(Error::StoreUnavailable, detail).with_reason(denial.label())
-}
-
 /// Whole seconds mean all of that second: a token may be dated to the millisecond, and a token of the same second is
 /// refused.
 fn all_of_its_second(at: Timestamp) -> Timestamp {
     if at == Timestamp::from_secs(at.as_secs()) { at.plus(Duration::from_millis(999)) } else { at }
-}
-
-/// The basis of a watermark when the caller names no instant.
-#[derive(Clone, Copy)]
-struct Stamp {
-    clocks: Clocks,
-    /// Whether a user's watermark is as late as that of the whole issuer, because an instance may have verified tokens
-    /// with an unreported lead.
-    whole_leeway: bool,
 }
 
 /// Defaults of the request.
@@ -429,6 +443,12 @@ struct Default {
     expires_at: Option<Timestamp>,
 }
 
+/// The end of a revocation of any kind but `token`.
+fn expires_at(issuer: &TrustedIssuer, watermark: Watermark, now: Timestamp) -> Timestamp {
+    let from = if watermark == Watermark::FOREVER { now } else { watermark.instant().max(now) };
+    from.plus(issuer.retention())
+}
+
 fn build(
     request: &RevocationRequest,
     issuer: &TrustedIssuer,
@@ -436,8 +456,7 @@ fn build(
     default: Default,
     stamp: Stamp,
 ) -> Result<Revocation, Problem> {
-    let Stamp { clocks, whole_leeway } = stamp;
-    let (kind, now) = (target.kind, clocks.latest());
+    let (kind, now) = (target.kind, stamp.now());
     let watermark = match &request.at {
         Some(at) if at.is_always() => Watermark::FOREVER,
         Some(at) => {
@@ -451,11 +470,7 @@ fn build(
             Watermark::at(all_of_its_second(at))
         }
         None if kind.is_forever() => Watermark::FOREVER,
-        None => {
-            let as_of = if whole_leeway { Kind::Issuer } else { kind };
-            let instant = issuer.instant(as_of, clocks).map_err(clock_skew)?;
-            Watermark::at(default.covers.map_or(instant, |covers| covers.max(instant)))
-        }
+        None => stamp.watermark(issuer, kind, default.covers)?,
     };
     let expires_at = if kind == Kind::Token {
         // The caller's `expires_at` counts only if it is later than the token's own `exp`.
@@ -464,8 +479,7 @@ fn build(
         asked.max(default.expires_at).unwrap_or_else(|| now.plus(issuer.retention()))
     } else {
         request.expires_at.as_ref().map(|at| at.read("/expires_at")).transpose()?;
-        let from = if watermark == Watermark::FOREVER { now } else { watermark.instant().max(now) };
-        from.plus(issuer.retention())
+        expires_at(issuer, watermark, now)
     };
     Ok(Revocation { target, watermark, expires_at, origin: Origin::Revoked, note: None })
 }

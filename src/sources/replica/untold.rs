@@ -12,8 +12,11 @@ impl Replica {
     /// reported how far they are dated ahead. The answer counts when the receipt is confirmed: this process has watched the
     /// store's clock for a while by then.
     pub(super) fn has_untold(&self, listed: &Leases, issuer: &IssuerName, asked: Steady, longest: Duration) -> bool {
-        let is_unmeasured = |lease: &Lease| lease.report.as_ref().is_some_and(|it| it.unmeasured.contains(issuer));
-        if self.unmeasured().contains(issuer) || listed.running.iter().any(is_unmeasured) {
+        // An instance names the issuer as its own configuration does.
+        let names = self.names_beside(issuer);
+        let is_named = |unmeasured: &[IssuerName]| unmeasured.iter().any(|name| names.contains(name));
+        let is_unmeasured = |lease: &Lease| lease.report.as_ref().is_some_and(|it| is_named(&it.unmeasured));
+        if is_named(&self.unmeasured()) || listed.running.iter().any(is_unmeasured) {
             return true;
         }
         // All leases that this process saw lost, and those by a clock that was set, have expired after so long.
