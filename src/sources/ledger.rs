@@ -104,6 +104,16 @@ impl From<RedisLedger> for RevocationLedger {
     }
 }
 
+/// The data of a server in its present role, or of an open file.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct StoreId {
+    /// The epoch of the data; `None` without one.
+    pub(super) epoch: Option<Box<str>>,
+    /// Changes whenever a server starts or becomes the primary, or a file is opened: it may have an older copy of the
+    /// data.
+    pub(super) replication_id: Box<str>,
+}
+
 impl RevocationLedger {
     /// Writes the revocations of one call durably, all or none, and returns the place of the last one.
     ///
@@ -127,13 +137,20 @@ impl RevocationLedger {
         }
     }
 
-    /// The meaning of issuer names in the store's notes; read on each call.
-    ///
-    /// Fails if the store is shared and has not `epoch`, if that is given.
-    pub(super) async fn noted_names(&self, epoch: Option<&str>) -> Result<Vec<Note>, LedgerError> {
+    /// The meaning of issuer names in the store's notes, read on each call, and the store that has them: if it differs
+    /// from an earlier one, notes may have been lost.
+    pub(super) async fn noted_names(&self) -> Result<(Vec<Note>, StoreId), LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.noted_names().await,
-            Self::Redis(ledger) => ledger.noted_names(epoch).await,
+            Self::Redis(ledger) => ledger.noted_names().await,
+        }
+    }
+
+    /// Writes notes again that the store has lost; a last use only becomes later.
+    pub(super) async fn put_back_names(&self, lost: &[Note]) -> Result<(), LedgerError> {
+        match self {
+            Self::Embedded(ledger) => ledger.put_back_names(lost).await,
+            Self::Redis(ledger) => ledger.put_back_names(lost).await,
         }
     }
 

@@ -6,6 +6,7 @@
 //! store keeps notes of the meaning of the names, and so does the process; a configuration is compared with all of
 //! these notes, not with the last alone, so that a change in several steps is judged like the same change in one.
 
+mod mapping;
 mod regions;
 
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::authz::claims::{ClaimPath, IssuerName, Timestamp};
 use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
-use crate::authz::revocation::{Kind, Revocation, RevocationIndex, Target};
+use crate::authz::revocation::{Kind, Lead, Revocation, RevocationIndex, Target};
 use crate::authz::token::TrustedIssuer;
+use mapping::mappings;
 
 /// The meaning of one issuer name: the `iss` whose tokens its revocations refuse, and the claims that name users and
 /// sessions.
@@ -135,6 +137,10 @@ pub struct Circumstances {
     pub now: Timestamp,
     /// Other instances on the store may be revoking.
     pub others: bool,
+    /// They could note that they use their names, for as long as a use counts ([`Names::IN_USE`]).
+    pub others_note: bool,
+    /// The longest time after its issue for which a token may be accepted, by any configuration that is noted.
+    pub retention: Duration,
     /// The index may lack entries that were written up to now.
     pub is_behind: bool,
 }
@@ -166,7 +172,7 @@ enum About {
 
 impl Names {
     /// The time for which an instance is assumed to use a name after its last note.
-    const IN_USE: Duration = Duration::from_secs(90);
+    pub const IN_USE: Duration = Duration::from_secs(90);
 
     /// Parses the store's notes; an unreadable note was written by another program.
     #[must_use]
@@ -179,6 +185,42 @@ impl Names {
     #[must_use]
     pub fn is_note(text: &str) -> bool {
         serde_json::from_str::<Meaning>(text).is_ok()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// As they are stored.
+    #[must_use]
+    pub fn notes(&self) -> Vec<Note> {
+        self.0.iter().map(|(meaning, seen)| (meaning.text(), *seen)).collect()
+    }
+
+    /// Whether this note is one of them.
+    #[must_use]
+    pub fn has(&self, text: &str) -> bool {
+        self.0.iter().any(|(meaning, _)| meaning.text() == text)
+    }
+
+    /// Keeps the notes whose texts and last uses fulfil a condition.
+    pub fn retain(&mut self, is_kept: impl Fn(&str, Timestamp) -> bool) {
+        self.0.retain(|(meaning, seen)| is_kept(&meaning.text(), *seen));
+    }
+
+    /// The further names under which tokens of these issuers are noted, each with the lead of such an issuer.
+    #[must_use]
+    pub fn further_leads(&self, issuers: &[Arc<TrustedIssuer>]) -> Vec<(IssuerName, Lead)> {
+        let further = |issuer: &Arc<TrustedIssuer>| {
+            let (own, lead) = (issuer.clone(), issuer.lead.clone());
+            let is_same = move |noted: &Meaning| {
+                own.issuer.overlaps(&noted.issuer_id()) && !own.names().any(|name| noted.is_of(name))
+            };
+            let noted = self.0.iter().filter(move |(noted, _)| is_same(noted));
+            noted.filter_map(move |(noted, _)| Some((IssuerName::parse(&noted.name)?, lead.clone())))
+        };
+        issuers.iter().flat_map(further).collect()
     }
 
     /// The meanings of these issuers' names, as of a time.
@@ -267,7 +309,7 @@ impl Names {
 
     /// Applies the same changes to notes that were read again.
     pub fn apply(&mut self, superseded: &Superseded, seen: Timestamp) {
-        self.0.retain(|(noted, _)| !superseded.ended.contains(&noted.text()));
+        self.retain(|text, _| !superseded.ended.iter().any(|ended| ended == text));
         let amended = superseded.amended.iter().map(|text| (text.clone(), seen)).collect();
         *self = std::mem::take(self).and(Self::read(amended));
     }
@@ -359,13 +401,15 @@ impl Change<'_> {
 
     /// Whether a revocation that this affects may live.
     fn may_lose(&self, circumstances: &Circumstances) -> bool {
-        let Circumstances { index, now, others, is_behind } = circumstances;
-        // The last token that was accepted as noted has expired.
-        let over = self.seen.plus(Names::IN_USE + self.issuer.retention() + self.issuer.leeway);
+        let Circumstances { index, now, others, others_note, retention, is_behind } = circumstances;
+        // The last token that was accepted as noted has expired, by whatever configuration it was accepted.
+        let retention = self.issuer.retention().max(*retention);
+        let over = self.seen.plus(retention.saturating_add(Names::IN_USE + self.issuer.leeway));
         if over <= *now {
             return false;
         }
-        let in_use = *others && !self.noted.is_former && self.seen.plus(Names::IN_USE) > *now;
+        let may_be_used = !others_note || self.seen.plus(Names::IN_USE) > *now;
+        let in_use = *others && !self.noted.is_former && may_be_used;
         let is_new_lost = !self.is_copied && (*is_behind || in_use);
         is_new_lost || index.entries().any(|known| self.loses(index, &known))
     }
@@ -403,66 +447,4 @@ fn tenancy(name: &str, noted: &IssuerId) -> String {
          tenant, but this configuration names users with{next} it: they would no longer apply; {cure}, or set \
          `revocation.accept_loss: true`"
     )
-}
-
-/// The claims that name targets, before and after a change.
-struct Mapping<'a> {
-    key: &'static [&'static str],
-    what: &'static str,
-    before: &'a [String],
-    next: &'a [ClaimPath],
-    is_meant: fn(&Target) -> bool,
-}
-
-impl Mapping<'_> {
-    /// Whether every token that had a name before has the same name.
-    fn keeps_names(&self) -> bool {
-        let mut both = self.before.iter().zip(self.next);
-        self.next.len() >= self.before.len() && both.all(|(before, next)| before == next.as_str())
-    }
-
-    fn message(&self, name: &str) -> String {
-        let claims = self.before.join("`, `");
-        let ours = self.next.iter().map(ClaimPath::as_str).collect::<Vec<_>>().join("`, `");
-        format!(
-            "revocations of a {} under the name `{name}` may still be in force, name it by `{claims}` and would no \
-             longer apply by `{ours}`; begin the list with `{claims}`, or set `revocation.accept_loss: true`",
-            self.what
-        )
-    }
-}
-
-fn mappings<'a>(noted: &'a Meaning, issuer: &'a TrustedIssuer) -> [Mapping<'a>; 4] {
-    let names = &issuer.claim_names;
-    [
-        Mapping {
-            key: &["claims", "user_id"],
-            what: "user",
-            before: &noted.user_id,
-            next: &names.user_id,
-            is_meant: |target| target.kind == Kind::User,
-        },
-        Mapping {
-            key: &["claims", "email"],
-            what: "user by address",
-            before: &noted.email,
-            next: addresses(issuer),
-            // An address is a part of a digest.
-            is_meant: |target| target.kind == Kind::User && target.id.is_digest(),
-        },
-        Mapping {
-            key: &["claims", "session_id"],
-            what: "session",
-            before: &noted.session_id,
-            next: &names.session_id,
-            is_meant: |target| target.kind == Kind::Session,
-        },
-        Mapping {
-            key: &["claims", "client_id"],
-            what: "client",
-            before: &noted.client_id,
-            next: &names.client_id,
-            is_meant: |target| target.kind == Kind::Client,
-        },
-    ]
 }

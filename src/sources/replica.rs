@@ -27,6 +27,7 @@ mod inbound;
 mod lease;
 mod names;
 mod outliving;
+mod peers;
 mod reseed;
 mod secret;
 mod signals;
@@ -57,7 +58,8 @@ use unsaved::Unsaved;
 
 pub use freshness::Freshness;
 pub use health::{ReplicaState, ReplicaStatus};
-pub use lease::{Peer, Receipt, instance_name};
+pub use lease::Receipt;
+pub use peers::{Peer, instance_name};
 pub use stats::{LAG_BUCKETS, Operation, ReplicaStats};
 
 /// The pause of the breaker after failures of the store: long enough to matter under load, short against a failover.
@@ -139,7 +141,7 @@ impl Replica {
             lease_state: LeaseState::default(),
             streams: Arc::default(),
             secret: watch::Sender::new(None),
-            name: lease::instance_name(),
+            name: peers::instance_name(),
             clocks,
             standing: names::Standing::default(),
             names_changed: Notify::new(),
@@ -187,16 +189,14 @@ impl Replica {
     ///
     /// `Ok` means that it is in the store. After an error it still applies in this process, and is retried at the
     /// store or the file; other instances may not know it, so the caller must not report success. A revocation that
-    /// is known to be stored is not written again. Under names that are known to conflict with the store's notes nothing
-    /// is written: it would apply to the namesakes of the instances that decide. What was written before the conflict
-    /// was known is not acknowledged.
+    /// is known to be stored is not written again. Before it is known that its issuers' names mean the same in the store,
+    /// nothing is written: it might apply to the namesakes of the instances that decide. If the names conflict, it does
+    /// not apply here either.
     pub async fn revoke(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
-        self.has_own_names()?;
-        let position = self.write(revocations).await?;
-        if self.names_differ() { Err(LedgerError::NamesDiffer) } else { Ok(position) }
-    }
-
-    async fn write(&self, revocations: Vec<Revocation>) -> Result<Position, LedgerError> {
+        if let Err(error) = self.is_named() {
+            self.hold(revocations);
+            return Err(error);
+        }
         let revocations = self.under_all_names(revocations);
         if self.is_stored(&revocations) {
             let written = *self.written.lock().unwrap_or_else(PoisonError::into_inner);
@@ -389,8 +389,13 @@ impl Replica {
     /// Ensures that the file has every entry of the index, and the leads.
     async fn keep_file(&self, ledger: &EmbeddedLedger) -> Result<(), LedgerError> {
         let kept = match ledger.keep().await {
-            Ok(()) => ledger.keep_leads(&self.leads()).await,
-            failed => failed,
+            Ok(was_written) => {
+                if was_written {
+                    self.names_changed.notify_one(); // Its notes are lost as well.
+                }
+                self.note_leads().await
+            }
+            Err(error) => Err(error),
         };
         self.note_file(kept.as_ref().map(drop));
         kept

@@ -145,6 +145,8 @@ struct Instance {
     is_named: bool,
     /// The names that its process has had in force before, less those that a checked configuration replaced.
     past: u8,
+    /// The names in the notes of the store, as it read them; left out where the store loses none.
+    noted: u8,
     /// It does not reach the store.
     is_cut: bool,
     /// Its lease has run out, and a receipt is given without it.
@@ -232,6 +234,8 @@ pub enum Act {
     FarId,
     /// The store has no lease any more of an instance that is cut off.
     LoseLeases,
+    /// The store has no notes of names any more, until instances put them back.
+    LoseNames,
 }
 
 impl Model for Clocks {
@@ -246,6 +250,7 @@ impl Model for Clocks {
             is_current: true,
             is_named: true,
             past: 0,
+            noted: if self.left.losses > 0 { Standing::Both.names() } else { 0 },
             is_cut: false,
             has_lapsed: false,
             may_serve: true,
@@ -276,7 +281,8 @@ impl Model for Clocks {
     }
 
     fn actions(&self, _: &Fleet, acts: &mut Vec<Act>) {
-        acts.extend([Act::Tick, Act::FarId, Act::LoseLeases]);
+        acts.extend([Act::Tick, Act::FarId]);
+        acts.push(if self.dates == Dates::Verified { Act::LoseLeases } else { Act::LoseNames });
         acts.extend(self.store_offsets.iter().map(|&offset| Act::SetStore { offset }));
         for instance in 0..INSTANCES {
             acts.extend(self.ages.iter().map(|&age| Act::Revoke { by: instance, age }));
@@ -420,6 +426,10 @@ impl Clocks {
                 (at.may_serve, at.is_current) = (false, false);
             }
             Act::LoseLeases => spend(&mut fleet.left.losses)?,
+            Act::LoseNames => {
+                spend(&mut fleet.left.losses)?;
+                self.lose_names(fleet);
+            }
             Act::Confirm { by } => self.confirm(fleet, by)?,
             Act::Name { instance } => {
                 let at = fleet.instances[instance];
@@ -439,6 +449,7 @@ impl Clocks {
                     is_current: false,
                     is_named,
                     past: 0,
+                    noted: 0,
                     known: None,
                     forgotten: i8::MIN,
                     has_refused: false,
@@ -533,6 +544,7 @@ impl Clocks {
     fn read(&self, fleet: &mut Fleet, at: usize) {
         let instance = fleet.instances[at];
         (fleet.instances[at].is_current, fleet.instances[at].may_serve) = (true, true);
+        fleet.instances[at].noted = if self.left.losses > 0 { fleet.store.names } else { 0 };
         let Some(entry) = fleet.store.log else { return };
         if entry.id.is_none() && self.has(Fault::FarIdIsPassedOver) {
             return;

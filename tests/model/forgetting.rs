@@ -68,6 +68,11 @@ fn renamed(renames: u8) -> Clocks {
     Clocks { left: Left { renames, ..alike().left }, ..alike() }
 }
 
+/// The same, and the store loses its notes of names.
+fn lost_names() -> Clocks {
+    Clocks { left: Left { losses: 1, ..renamed(2).left }, ages: &[0], ..renamed(2) }
+}
+
 /// A token that has expired when it is revoked, at a writer with these limits.
 fn expired(writer: Limits, model: Clocks) -> Clocks {
     Clocks { ages: if writer.leeway == 0 { &[2] } else { &[4] }, ..by_id(model) }
@@ -154,6 +159,7 @@ fn it_holds_with_dates_that_instances_tell() {
 fn it_holds_with_names_that_change() {
     holds("renamed in two steps, a restart", renamed(2));
     holds("renamed in two steps, a restart, by id", by_id(renamed(2)));
+    holds("renamed in two steps, a restart, notes are lost", lost_names());
     let lasting = Clocks { left: Left { renames: 3, ..NONE }, ..alike() };
     holds("renamed in three steps, a clock, no restart", set(1, FAR, lasting));
 }
@@ -194,6 +200,7 @@ fn each_deliberate_fault_is_caught() {
         (Fault::RenamesBesideOthers, renamed(1), "receipt"),
         (Fault::RenamesUnread, renamed(2), "receipt"),
         (Fault::UncheckedSupersedes, renamed(1), "receipt"),
+        (Fault::PutsBackItsOwnNames, lost_names(), "receipt"),
         (Fault::ExpiredIsNotWritten, set(1, FAR, expired(MORE, alike())), "receipt"),
         (Fault::ExpiredIsNotWritten, expired(STRICT, raised(STRICT)), "receipt"),
         (Fault::DatesNotShared, set(1, AHEAD, verified(0)), "bound"),

@@ -28,6 +28,8 @@ pub struct EmbeddedLedger {
     writes: AtomicU64,
     /// The leads of issuers' tokens in the file, by the name of the issuer.
     leads: Mutex<HashMap<String, Duration>>,
+    /// The file may lack these leads.
+    lacks_leads: AtomicBool,
     signals: Mutex<Signals>,
 }
 
@@ -43,6 +45,8 @@ struct LedgerFile {
     opened: Mutex<Option<Opened>>,
     /// The file may lack an entry of the index.
     lacks: AtomicBool,
+    /// How often it was opened: each time it may be another file, or an older one.
+    openings: AtomicU64,
 }
 
 struct Opened {
@@ -84,6 +88,7 @@ impl LedgerFile {
     /// A file that another program overwrote cannot be read, but this process has its content in memory: the file is
     /// moved aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
+        self.openings.fetch_add(1, Ordering::Relaxed);
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,
             Err(redb::Error::Io(error)) if error.kind() == ErrorKind::InvalidData => redb::Error::Io(error),
@@ -162,6 +167,7 @@ impl EmbeddedLedger {
             index: Arc::default(),
             writes: AtomicU64::new(0),
             leads: Mutex::default(),
+            lacks_leads: AtomicBool::new(false),
             signals: Mutex::default(),
         }
     }
@@ -174,7 +180,13 @@ impl EmbeddedLedger {
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
         let (path, index) = (path.to_owned(), Arc::new(RevocationIndex::new()));
-        let file = LedgerFile { path, index: index.clone(), opened: Mutex::default(), lacks: AtomicBool::new(false) };
+        let file = LedgerFile {
+            path,
+            index: index.clone(),
+            opened: Mutex::default(),
+            lacks: AtomicBool::new(false),
+            openings: AtomicU64::new(0),
+        };
         let opened = file.open(now);
         let opened = opened.map_err(|error| {
             let in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
@@ -184,7 +196,14 @@ impl EmbeddedLedger {
         let file = LedgerFile { opened: Mutex::new(Some(opened)), ..file };
         let leads = Mutex::new(file.with(issuers::leads)?);
         let signals = Mutex::new(file.with(signals::read)?);
-        Ok(Self { file: Some(Arc::new(file)), index, writes: AtomicU64::new(0), leads, signals })
+        Ok(Self {
+            file: Some(Arc::new(file)),
+            index,
+            writes: AtomicU64::new(0),
+            leads,
+            lacks_leads: AtomicBool::new(false),
+            signals,
+        })
     }
 
     /// See [`super::RevocationLedger::append`].
@@ -203,12 +222,10 @@ impl EmbeddedLedger {
         Ok(Position { millis: 0, sequence: self.writes.fetch_add(1, Ordering::Relaxed) + 1 })
     }
 
-    /// Ensures that the file is the opened one, and has every entry of the index: a write may have failed.
-    pub(in crate::sources) async fn keep(&self) -> Result<(), LedgerError> {
-        let Some(file) = self.file.clone() else { return Ok(()) };
-        if file.lacks.load(Ordering::Relaxed) {
-            self.leads.lock().unwrap_or_else(PoisonError::into_inner).clear(); // The file may be a new one.
-        }
+    /// Ensures that the file is the opened one, and has every entry of the index: a write may have failed. Returns whether
+    /// they were written again: the file may be a new one.
+    pub(in crate::sources) async fn keep(&self) -> Result<bool, LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(false) };
         let keep = move || {
             let lacked = file.lacks.load(Ordering::Relaxed);
             if let Err(error) = file.with(|_| Ok(()))
@@ -216,9 +233,12 @@ impl EmbeddedLedger {
             {
                 tracing::warn!(%error, "the revocation file cannot be used; writing every revocation again");
             }
-            if file.lacks.load(Ordering::Relaxed) { file.write_known() } else { Ok(()) }
+            let lacks = file.lacks.load(Ordering::Relaxed);
+            if lacks { file.write_known().map(|()| lacks) } else { Ok(lacks) }
         };
-        tokio::task::spawn_blocking(keep).await.map_err(|error| failed(&error))?
+        let was_written = tokio::task::spawn_blocking(keep).await.map_err(|error| failed(&error))??;
+        self.lacks_leads.fetch_or(was_written, Ordering::Relaxed);
+        Ok(was_written)
     }
 
     pub(in crate::sources) fn is_durable(&self) -> bool {

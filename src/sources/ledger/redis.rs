@@ -25,6 +25,7 @@ mod strays;
 mod wire;
 mod writer;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use fred::types::config::Config;
@@ -60,6 +61,7 @@ pub struct RedisLedger {
     keeping: retention::Keeping,
     clock: clock::StoreClock,
     reported: members::ReportedFaults,
+    margins: Mutex<margins::ReadMargins>,
     received: relay::OldestReceived,
 }
 
@@ -79,6 +81,7 @@ impl RedisLedger {
             keeping: retention::Keeping::default(),
             clock: clock::StoreClock::default(),
             reported: members::ReportedFaults::default(),
+            margins: Mutex::default(),
             received: relay::OldestReceived::default(),
             config,
         };

@@ -211,7 +211,7 @@ impl Relay {
         let leads = self.leads_of(&from, &to);
         // Twice the first: what the second has is in the first afterwards, too.
         for ledger in [&self.from, &self.to, &self.from] {
-            match ledger.share_margins(&leads).await {
+            match ledger.share_margins(&leads, &leads).await {
                 Err(error) if !error.is_out_of_memory() => return Err(Fault::at(ledger, error)),
                 _ => {}
             }
@@ -236,7 +236,7 @@ impl Relay {
     async fn tend_store(&self, ledger: &RedisLedger, received: Option<Received>) -> Result<Names, Fault> {
         let fault = |error| Fault::at(ledger, error);
         let now = ledger.tend(self.needed(), received).await.map_err(fault)?;
-        let noted = ledger.noted_names(None).await.map_err(fault)?;
+        let (noted, _) = ledger.noted_names().await.map_err(fault)?;
         Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
 

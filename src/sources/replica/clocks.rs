@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::super::ledger::RedisLedger;
+use super::super::ledger::{LedgerError, RedisLedger};
 use super::{Replica, RevocationLedger};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{self, Lead};
@@ -42,8 +42,10 @@ pub(super) struct Clocks {
     must_read_again: AtomicBool,
     /// The reader of the log skipped an entry that had expired.
     passed_over: AtomicBool,
-    /// The leads of the issuers.
+    /// The leads of the issuers, by each of their names.
     leads: Mutex<Vec<(IssuerName, Lead)>>,
+    /// The same by further names under which their tokens are noted.
+    further_leads: Mutex<Vec<(IssuerName, Lead)>>,
     /// The wall clock at the start of this process.
     began: (Timestamp, Steady),
 }
@@ -185,7 +187,9 @@ impl Replica {
 
     /// Shares the leads of these issuers, by each of their names, with the other instances; the embedded file keeps
     /// them for the next process.
-    pub fn share_leads(&self, leads: Vec<(IssuerName, Lead)>) {
+    ///
+    /// Those of a name that is not configured any more stay: its tokens may be accepted under another name later.
+    pub fn share_leads(&self, mut leads: Vec<(IssuerName, Lead)>) {
         match &self.ledger {
             RevocationLedger::Embedded(ledger) => ledger.raise_leads(&leads),
             // The clocks are not compared yet.
@@ -195,26 +199,82 @@ impl Replica {
         for (name, lead) in &leads {
             shared.iter().filter(|(known, _)| known == name).for_each(|(_, before)| lead.inherit(before));
         }
+        shared.retain(|(name, _)| !leads.iter().any(|(known, _)| known == name));
+        leads.append(&mut shared);
         *shared = leads;
     }
 
-    pub(super) fn leads(&self) -> Vec<(IssuerName, Lead)> {
+    fn leads(&self) -> Vec<(IssuerName, Lead)> {
         self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// By the further names, too.
+    fn all_leads(&self) -> Vec<(IssuerName, Lead)> {
+        let further = self.clocks.further_leads.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        [self.leads(), further].concat()
+    }
+
+    /// The leads that other instances must know: none of an instance that has never decided, whose names may be those of
+    /// other issuers in the store.
+    pub(super) fn told_leads(&self) -> Vec<(IssuerName, Lead)> {
+        if self.has_decided() { self.leads() } else { Vec::new() }
     }
 
     /// The issuers with tokens whose lead was not measured here (see [`Lead::is_unmeasured`]).
     pub(super) fn unmeasured(&self) -> Vec<IssuerName> {
-        self.leads().into_iter().filter(|(_, lead)| lead.is_unmeasured()).map(|(name, _)| name).collect()
+        self.told_leads().into_iter().filter(|(_, lead)| lead.is_unmeasured()).map(|(name, _)| name).collect()
     }
 
-    /// Takes over the leads that other instances have seen, for a new watermark; does not wait for leads that cannot be
-    /// read.
-    pub async fn read_leads(&self) {
-        if let RevocationLedger::Redis(ledger) = &self.ledger
-            && let Err(error) = ledger.read_margins(&self.leads()).await
-        {
+    /// All names under which the tokens of a name's issuers are known: instances may have each of them.
+    pub(super) fn names_beside(&self, name: &IssuerName) -> Vec<IssuerName> {
+        let all = self.all_leads();
+        let own: Vec<_> = all.iter().filter(|(known, _)| known == name).map(|(_, lead)| lead).collect();
+        all.iter().filter(|(_, lead)| own.iter().any(|own| own.is_same(lead))).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Looks for leads under these names of the issuers in force, too: those of processes that ended, or of issuers that
+    /// are not configured any more. The names stay, because the notes that told them may end.
+    pub(super) fn look_under(&self, further: Vec<(IssuerName, Lead)>) {
+        if let RevocationLedger::Embedded(ledger) = &self.ledger {
+            ledger.raise_leads(&further);
+        }
+        let leads = self.leads();
+        let mut known = self.clocks.further_leads.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(_, lead)| leads.iter().any(|(_, own)| own.is_same(lead)));
+        for (name, lead) in further {
+            leads.iter().filter(|(known, _)| *known == name).for_each(|(_, before)| lead.inherit(before));
+            if !known.iter().any(|(other, known)| *other == name && known.is_same(&lead)) {
+                known.push((name, lead));
+            }
+        }
+    }
+
+    /// Notes again, in a store that has lost them, the leads that this process has read there.
+    pub(super) async fn put_back_leads(&self) -> Result<(), LedgerError> {
+        match &self.ledger {
+            RevocationLedger::Embedded(_) => Ok(()), // Written with the file.
+            RevocationLedger::Redis(ledger) => ledger.put_back_margins().await,
+        }
+    }
+
+    /// Notes the leads under the issuers' own names.
+    pub(super) async fn note_leads(&self) -> Result<(), LedgerError> {
+        match &self.ledger {
+            RevocationLedger::Embedded(ledger) => ledger.keep_leads(&self.told_leads()).await,
+            RevocationLedger::Redis(ledger) => ledger.share_margins(&self.told_leads(), &self.all_leads()).await,
+        }
+    }
+
+    /// Takes over the leads that other instances have seen, for a new watermark; `false` if they cannot be read: the
+    /// watermark must then cover the whole leeway.
+    #[must_use]
+    pub async fn read_leads(&self) -> bool {
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return true };
+        let read = ledger.read_margins(&self.all_leads()).await;
+        if let Err(error) = &read {
             tracing::debug!(%error, "margins of other instances not read");
         }
+        read.is_ok()
     }
 
     /// Shares at once, with other instances, how far verified tokens are dated ahead; never returns.
@@ -239,13 +299,13 @@ impl Replica {
                 || leads.iter().map(|(_, lead)| (lead.seen(), lead.beyond(clocks.earliest()))).collect::<Vec<_>>();
             if seen() != shared {
                 let now = seen();
-                if ledger.share_margins(&leads).await.is_ok() {
+                if self.note_leads().await.is_ok() {
                     shared = now;
                 }
             } else if agree && !agreed
                 || looks.is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
             {
-                self.read_leads().await;
+                let _ = self.read_leads().await; // Read again in a moment, and for each watermark.
             }
             agreed = agree;
             looks = looks.wrapping_add(1);

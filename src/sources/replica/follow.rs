@@ -73,7 +73,7 @@ impl Replica {
         let facts = feed.facts().await?;
         let mut fit = self.examine(facts, ledger)?;
         loop {
-            let mut life = feed.life(&self.name).await?;
+            let mut life = feed.life(&self.name, self.lease_state.followed().as_deref()).await?;
             self.lease_state.note_store(&feed.server, &life);
             self.names_changed.notify_one(); // This server may lack the notes.
             // The log may have been replaced since: `follow_log` checks before the read counts.
@@ -282,7 +282,7 @@ impl Replica {
         began: Steady,
     ) -> Result<Option<Duration>, Obstacle> {
         if life.since.is_none() {
-            *life = feed.life(&self.name).await?;
+            *life = feed.life(&self.name, self.lease_state.followed().as_deref()).await?;
         }
         let (now, is_repairing) = feed.repairing(&self.name, began.elapsed()).await?;
         let wait = match life.since {

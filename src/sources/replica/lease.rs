@@ -43,7 +43,6 @@ use super::super::ledger::{
 };
 use super::Replica;
 use super::health::Obstacle;
-use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 use crate::clock::Steady;
 
@@ -53,6 +52,8 @@ const RENEW_EVERY: Duration = Duration::from_secs(2);
 const LATE: Duration = Duration::from_secs(3);
 /// The pauses between checks for confirmations: doubled from the first up to the second.
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+/// The longest time between renewals over which the store counts as having accepted writes.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
 /// The most reported entries that could not be applied, newest first.
 const UNAPPLIED: usize = 64;
 /// The most receipts in a report; the requesting instance reads it within milliseconds.
@@ -73,6 +74,8 @@ pub(super) struct LeaseState {
     follows: Mutex<Followed>,
     /// The epoch of the store that is relied on; `None` while none is.
     settled: Mutex<Option<Box<str>>>,
+    /// Since when renewals have been written, and the last of them.
+    writable: Mutex<Option<(Steady, Steady)>>,
     unapplied: Mutex<VecDeque<Position>>,
     /// Recent entries that request a receipt, with the number of streams that they ended.
     ended: Mutex<VecDeque<(Position, usize)>>,
@@ -100,6 +103,7 @@ impl Default for LeaseState {
             asked: AtomicBool::new(false),
             follows: Mutex::default(),
             settled: Mutex::default(),
+            writable: Mutex::default(),
             unapplied: Mutex::default(),
             ended: Mutex::default(),
             carried_out: Mutex::default(),
@@ -150,24 +154,6 @@ impl Receipt {
     }
 }
 
-/// An instance's last report.
-#[derive(Clone, Debug)]
-pub struct Peer {
-    pub name: String,
-    pub position: Position,
-    /// Counted up to now.
-    pub view_age: Option<Duration>,
-    pub uptime: Duration,
-    pub state: String,
-    pub version: String,
-    /// Milliseconds by which its wall clock was ahead of the store's, negative if behind.
-    pub skew_ms: Option<i64>,
-    /// Streams that are open.
-    pub streams: usize,
-    /// `service`, or `module` inside Envoy.
-    pub role: String,
-}
-
 impl LeaseState {
     fn hold(&self) -> Duration {
         Duration::from_millis(self.hold_ms.load(Ordering::Acquire))
@@ -192,6 +178,32 @@ impl LeaseState {
     /// When this process last saw that the store may have lost leases.
     pub(super) fn lost(&self) -> Option<Steady> {
         self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost
+    }
+
+    /// The epoch that this process followed last; `None` before the first.
+    pub(super) fn followed(&self) -> Option<Box<str>> {
+        let follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        follows.since.map(|_| follows.epoch.clone())
+    }
+
+    /// The time for which this process has followed this store, with these data.
+    pub(super) fn followed_for(&self) -> Duration {
+        let follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        follows.since.map(Steady::elapsed).unwrap_or_default()
+    }
+
+    /// Records whether a renewal was written, or the store accepted no new report.
+    fn note_writable(&self, is_written: bool) {
+        let mut writable = self.writable.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Steady::now();
+        let since = writable.filter(|(_, last)| now.since(*last) < WRITTEN_WITHIN).map_or(now, |(since, _)| since);
+        *writable = is_written.then_some((since, now));
+    }
+
+    /// The time for which every renewal was written: other instances could write, too.
+    pub(super) fn writable_for(&self) -> Duration {
+        let writable = self.writable.lock().unwrap_or_else(PoisonError::into_inner);
+        writable.map(|(since, last)| last.since(since)).unwrap_or_default()
     }
 
     /// The store with this epoch is relied on from now on, or none is.
@@ -267,8 +279,10 @@ impl Replica {
         let clock = held.clock.unwrap_or(clock);
         self.freshness.lease_at_most(Steady::now() + lasts);
         let lost_for = lease_state.lost().map(Steady::elapsed);
-        let renewal = feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.leads(), lost_for).await?;
-        let Renewal { clock, began, is_new, has_names } = renewal;
+        let renewal =
+            feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.told_leads(), lost_for).await?;
+        let Renewal { clock, began, is_new, is_written, has_names } = renewal;
+        lease_state.note_writable(is_written);
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
         }
@@ -303,7 +317,7 @@ impl Replica {
         *self.lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner) = Position::default();
     }
 
-    fn report(&self) -> Report {
+    pub(super) fn report(&self) -> Report {
         let lease_state = &self.lease_state;
         Report {
             position: *lease_state.carried_out.lock().unwrap_or_else(PoisonError::into_inner),
@@ -326,26 +340,9 @@ impl Replica {
     pub(super) async fn withdraw(&self) {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         self.freshness.suspend();
-        if let Err(error) = ledger.withdraw(&self.name, &self.leads()).await {
+        if let Err(error) = ledger.withdraw(&self.name, &self.told_leads()).await {
             tracing::debug!(%error, "lease not removed; it expires by itself");
         }
-    }
-
-    /// The report that this instance publishes.
-    pub fn this(&self) -> Peer {
-        let now = crate::clock::now();
-        peer(&self.name, &Report { at: now, position: *self.applied.borrow(), ..self.report() }, now)
-    }
-
-    /// The instances that may be deciding, this one first.
-    pub async fn peers(&self) -> Result<Vec<Peer>, LedgerError> {
-        let mut peers = vec![self.this()];
-        if let RevocationLedger::Redis(ledger) = &self.ledger {
-            let Leases { now, running, .. } = ledger.leases().await?;
-            let others = running.iter().filter(|lease| lease.name != self.name);
-            peers.extend(others.map(|lease| peer(&lease.name, &lease.report.clone().unwrap_or_default(), now)));
-        }
-        Ok(peers)
     }
 
     /// Waits until no instance accepts the tokens of a stored revocation, or until `patience` ends.
@@ -439,35 +436,16 @@ impl Replica {
     /// time. A note of when that began may come from a clock that was ahead; the time that this instance
     /// has observed counts as well.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
+        let sure_for = self.whole_for(listed).min(listed.stable_for);
+        Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
+    }
+
+    /// The time for which the store has kept every lease.
+    pub(super) fn whole_for(&self, listed: &Leases) -> Duration {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = Obstacle::is_still(&follows.server, &listed.server).is_ok();
         let noted = listed.whole_since.map(|since| listed.now.since(since));
         let seen = follows.since.filter(|_| follows.epoch == listed.epoch).map(Steady::elapsed);
-        let whole_for = noted.max(seen).filter(|_| is_same);
-        let sure_for = whole_for.unwrap_or_default().min(listed.stable_for);
-        Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
+        noted.max(seen).filter(|_| is_same).unwrap_or_default()
     }
-}
-
-fn peer(name: &str, report: &Report, now: Timestamp) -> Peer {
-    Peer {
-        name: name.to_owned(),
-        position: report.position,
-        view_age: report.view_age.map(|age| age.saturating_add(now.since(report.at))),
-        uptime: report.uptime.saturating_add(now.since(report.at)),
-        state: report.state.to_string(),
-        version: report.version.to_string(),
-        skew_ms: report.skew_ms,
-        streams: report.streams,
-        role: if report.role.is_empty() { "service".to_owned() } else { report.role.to_string() },
-    }
-}
-
-/// The name of this process: its host, and a random part, because a restarted process is a different one.
-#[must_use]
-pub fn instance_name() -> Box<str> {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host: String = host.trim().chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.')).collect();
-    let host = if host.is_empty() { "doorward" } else { &host[..host.len().min(63)] };
-    format!("{host}.{:08x}", rand::random::<u32>()).into()
 }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::super::ledger::{FORGOTTEN_AFTER, LedgerError, RevocationLedger};
-use super::super::names::{Circumstances, Conflict, Names, Superseded};
+use super::super::ledger::{FORGOTTEN_AFTER, LedgerError, Report, RevocationLedger, StoreId};
+use super::super::names::{Circumstances, Conflict, Names, Note, Superseded};
 use super::{Replica, ReplicaState, ReplicaStatus};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Revocation;
@@ -21,12 +21,58 @@ const AT_EASE: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Standing {
     state: Mutex<Issuers>,
-    /// The notes of the store at the last reading.
-    noted: Mutex<Names>,
+    noted: Mutex<Noted>,
     /// The obstacle that keeps this process from deciding.
     conflict: Mutex<Option<(ReplicaState, Box<str>)>>,
     /// The notes for the issuers of the last call of [`Replica::names_lost_by`], if that found no losses.
     held: Mutex<Option<Vec<String>>>,
+}
+
+/// The notes of the store, as this process knows them.
+#[derive(Default)]
+struct Noted {
+    /// Those at the last reading, and those that it has lost since an earlier one.
+    names: Names,
+    /// The texts of the latter, until they are put back.
+    lost: Vec<String>,
+    /// The store at the last reading.
+    store: StoreId,
+    /// Since when each reading found that notes can be written, and the last of them.
+    writable: Option<(Steady, Steady)>,
+}
+
+impl Noted {
+    /// Takes over a reading. A store that was emptied, restarted or replaced has lost the notes that it lacks now, and so
+    /// has one without any: instances that drop a note have others. In a store that is the same, they were dropped.
+    /// Returns whether it may have lost some.
+    fn update(&mut self, read: Names, store: StoreId) -> bool {
+        let has_lost = read.is_empty() || store != self.store;
+        let found: HashMap<String, Timestamp> = read.notes().into_iter().collect();
+        let mut missing = std::mem::take(&mut self.names);
+        // An older copy of a note has an earlier use.
+        missing.retain(|text, seen| {
+            found.get(text).is_none_or(|found| *found < seen) && (has_lost || self.lost.iter().any(|lost| lost == text))
+        });
+        self.lost = missing.notes().into_iter().map(|(text, _)| text).collect();
+        self.names = read.and(missing);
+        self.store = store;
+        has_lost
+    }
+
+    fn note_writable(&mut self, is_writable: bool) {
+        let now = Steady::now();
+        let since = self.writable.filter(|(_, last)| now.since(*last) < AT_EASE * 2).map_or(now, |(since, _)| since);
+        self.writable = is_writable.then_some((since, now));
+    }
+
+    /// The time for which instances could write notes.
+    fn writable_for(&self) -> Duration {
+        self.writable.map(|(since, last)| last.since(since)).unwrap_or_default()
+    }
+
+    fn lost(&self) -> Vec<Note> {
+        self.names.notes().into_iter().filter(|(text, _)| self.lost.contains(text)).collect()
+    }
 }
 
 #[derive(Clone, Default)]
@@ -53,13 +99,15 @@ impl Replica {
         let is_held = lock(&self.standing.held).take().is_some_and(|held| held == current);
         let mut state = lock(&self.standing.state);
         let before = std::mem::take(&mut *state);
+        let noted = lock(&self.standing.noted).names.clone().and(before.past.clone());
+        self.look_under(noted.and(Names::of(&before.all, Timestamp::default())).further_leads(issuers));
         let was_in_force = self.freshness.is_named() && !before.all.is_empty();
         let (mut past, mut superseded) = (before.past, before.superseded);
         if was_in_force {
             past = past.and(Names::of(&before.all, self.clocks().latest()));
         }
         if was_in_force && (is_held || accept_loss) {
-            superseded.extend(lock(&self.standing.noted).supersede(issuers, &before.all, accept_loss));
+            superseded.extend(lock(&self.standing.noted).names.supersede(issuers, &before.all, accept_loss));
             superseded.extend(past.supersede(issuers, &before.all, accept_loss));
             superseded.ended.retain(|text| !current.contains(text)); // The name has that meaning again.
         } else if self.is_noting() {
@@ -80,36 +128,51 @@ impl Replica {
         if !self.freshness.is_named() {
             return Ok(Vec::new()); // As at the start: the store is read before any decision.
         }
-        let notes = self.ledger.noted_names(None).await;
-        let (Issuers { all, past, superseded, .. }, seen) = (self.issuers(), self.clocks().latest());
-        if let Ok(notes) = notes {
-            let mut noted = Names::read(notes);
-            noted.apply(&superseded, seen);
-            *lock(&self.standing.noted) = noted;
-        }
-        let noted = lock(&self.standing.noted).clone();
+        let read = self.read_names().await;
+        let (Issuers { all, past, .. }, seen) = (self.issuers(), self.clocks().latest());
+        let noted = read.unwrap_or_else(|_| lock(&self.standing.noted).names.clone());
         let names = noted.and(past).and(Names::of(&all, seen));
+        let texts = Names::texts(next);
+        let is_new = texts.iter().any(|text| !names.has(text));
         let mut found = self.conflicts(names.clone(), next.into()).await?;
         if !found.is_empty() {
             // This process tolerates the notes of another deployment: its own settings must remain changeable.
             let known = self.conflicts(names, all).await?;
             found.retain(|new| !known.iter().any(|known| (known.key, &known.message) == (new.key, &new.message)));
         }
-        *lock(&self.standing.held) = Some(Names::texts(next)).filter(|_| found.is_empty());
+        if found.is_empty()
+            && is_new
+            && let Err(error) = self.ledger.note_names(&texts, &[], seen).await
+        {
+            // Another instance could not see them, nor this one what another has noted.
+            let message = format!("the meaning of the issuers' names cannot be noted in the store: {error}");
+            found.push(Conflict { issuer: 0, key: &["name"], message });
+        }
+        *lock(&self.standing.held) = Some(texts).filter(|_| found.is_empty());
         Ok(found)
     }
 
     async fn conflicts(&self, names: Names, issuers: Arc<[Arc<TrustedIssuer>]>) -> Result<Vec<Conflict>, LedgerError> {
-        if !names.differ_from(&issuers) {
+        let failed = |error: tokio::task::JoinError| LedgerError::Unavailable { cause: error.to_string().into() };
+        let (names, issuers) = (Arc::new(names), issuers.clone());
+        // Going through a million entries, or thousands of notes, must not block a thread that makes decisions.
+        let differ = {
+            let (names, issuers) = (names.clone(), issuers.clone());
+            move || names.differ_from(&issuers)
+        };
+        if !tokio::task::spawn_blocking(differ).await.map_err(failed)? {
             return Ok(Vec::new());
         }
         // Other instances first: the last entries of an instance that ended are then in the index.
         let (others, now) = (self.has_others().await, self.surely_past());
         let is_behind = !self.catches_up().await;
-        let circumstances = Circumstances { index: self.index.clone(), now, others, is_behind };
-        // Going through a million entries must not block a thread that makes decisions.
-        let conflicts = tokio::task::spawn_blocking(move || names.conflicts(&issuers, &circumstances)).await;
-        conflicts.map_err(|error| LedgerError::Unavailable { cause: error.to_string().into() })
+        // The leases show that the store has room.
+        let writable_for = self.lease_state.writable_for().min(lock(&self.standing.noted).writable_for());
+        let others_note = writable_for >= Names::IN_USE;
+        let retention = self.longest_retention().unwrap_or(Duration::MAX);
+        let index = self.index.clone();
+        let circumstances = Circumstances { index, now, others, others_note, retention, is_behind };
+        tokio::task::spawn_blocking(move || names.conflicts(&issuers, &circumstances)).await.map_err(failed)
     }
 
     /// A time that has passed by every observed clock.
@@ -122,11 +185,11 @@ impl Replica {
         }
     }
 
-    /// Whether another instance may be revoking.
+    /// Whether another instance may be revoking: its lease runs, or the store may have lost it.
     async fn has_others(&self) -> bool {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
-        let leases = ledger.leases().await;
-        leases.map_or(true, |leases| leases.running.iter().any(|lease| lease.name != self.name))
+        let Ok(leases) = ledger.leases().await else { return true };
+        self.whole_for(&leases) < ledger.longest_lease() || leases.running.iter().any(|lease| lease.name != self.name)
     }
 
     /// Waits until all entries written up to now are in the index; false if the store does not answer.
@@ -170,8 +233,9 @@ impl Replica {
                 && let Err(error) = self.note_names(is_known).await
             {
                 tracing::debug!(%error, "the meaning of issuers' names is not stored");
-                if !is_known && matches!(error, LedgerError::Refused { .. }) {
-                    self.log(Some((ReplicaState::Refusing, error.to_string().into()))); // Needs the operator.
+                // A full store is named elsewhere; another refusal needs the operator.
+                if matches!(error, LedgerError::Refused { .. }) && !(is_known && error.is_out_of_memory()) {
+                    self.log(Some((ReplicaState::Refusing, error.to_string().into())));
                 }
             }
             let pause = if self.freshness.is_named() { AT_EASE } else { EAGERLY };
@@ -186,15 +250,27 @@ impl Replica {
         }
         // A process that decides noted its own; another relies on the notes, which a store may have lost.
         let epoch = if is_known { None } else { self.settled_epoch()? };
+        let mut noted = self.read_names().await?;
+        if !is_known && lock(&self.standing.noted).store.epoch != epoch {
+            return Err(LedgerError::Unavailable { cause: "the store has lost its data".into() });
+        }
+        if !is_known && noted.is_empty() && self.awaits_notes().await {
+            return Err(LedgerError::Unavailable { cause: "an instance that decides has not noted its names".into() });
+        }
         // By the clock that is ahead: a note must not end before the revocations that it covers.
-        let noted = self.ledger.noted_names(epoch.as_deref()).await?;
-        let (mut noted, seen) = (Names::read(noted), self.clocks().latest());
-        noted.apply(&superseded, seen);
-        lock(&self.standing.noted).clone_from(&noted);
+        let seen = self.clocks().latest();
+        self.look_under(noted.further_leads(&all));
+        if !is_known && !self.read_leads().await {
+            return Err(LedgerError::Unavailable { cause: "the leads of issuers are not read".into() });
+        }
         // The meanings of names in this process may never have been noted, or may be lost with the store.
         let known = if is_known { noted.clone() } else { noted.clone().and(past) };
         let conflicts = self.conflicts(known, all.clone()).await?;
         if conflicts.is_empty() || accept_loss {
+            if !is_known {
+                // Before any use of the names: another instance must see them.
+                self.ledger.note_names(&Names::texts(&all), &[], seen).await?;
+            }
             {
                 let state = lock(&self.standing.state);
                 if !Arc::ptr_eq(&state.all, &all) {
@@ -214,13 +290,59 @@ impl Replica {
             // A process that decides continues: it was first, or a reload accepted the loss. Both meanings of its names
             // stay in the notes, so that both instances see the conflict.
         }
-        let Superseded { ended, amended } = superseded;
+        let Superseded { mut ended, amended } = superseded;
+        if !self.clocks().agree_within(self.clocks.leeway()) {
+            ended.clear(); // No date that is noted under these names can be read now.
+        }
+        if !ended.is_empty() {
+            self.note_leads().await?; // The leads under the names of these notes.
+        }
         let notes = [Names::texts(&all), amended.clone()].concat();
         self.ledger.note_names(&notes, &ended, seen).await?;
         let left = &mut lock(&self.standing.state).superseded;
         left.ended.retain(|text| !ended.contains(text));
         left.amended.retain(|text| !amended.contains(text));
         Ok(())
+    }
+
+    /// The notes, as this process changes them; those that the store has lost are put back.
+    async fn read_names(&self) -> Result<Names, LedgerError> {
+        let read = self.ledger.noted_names().await;
+        let (read, store) = read.inspect_err(|_| lock(&self.standing.noted).note_writable(false))?;
+        let (superseded, seen) = (self.issuers().superseded, self.clocks().latest());
+        let (names, lost, has_lost) = {
+            let mut noted = lock(&self.standing.noted);
+            let has_lost = noted.update(Names::read(read), store);
+            noted.names.apply(&superseded, seen);
+            (noted.names.clone(), noted.lost(), has_lost)
+        };
+        let put_back = async {
+            if has_lost {
+                self.put_back_leads().await?;
+            }
+            self.ledger.put_back_names(&lost).await
+        };
+        let written = put_back.await;
+        let mut noted = lock(&self.standing.noted);
+        noted.note_writable(written.is_ok());
+        match written {
+            Ok(()) => noted.lost.clear(),
+            Err(error) => tracing::debug!(%error, "notes about issuers' names not put back yet"),
+        }
+        drop(noted);
+        Ok(names)
+    }
+
+    /// Whether another instance has reported a view although the store has no notes: it has lost them. That instance
+    /// notes its names again, or its lease ends.
+    async fn awaits_notes(&self) -> bool {
+        let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
+        let Ok(leases) = ledger.leases().await else { return true };
+        let decides = |report: &Report| report.view_age.is_some();
+        let mut others = leases.running.iter().filter(|lease| lease.name != self.name);
+        // An instance of a version that notes no names is waited for no longer than that.
+        self.lease_state.followed_for() < ledger.longest_lease()
+            && others.any(|lease| lease.report.as_ref().is_none_or(decides))
     }
 
     /// The epoch of the store since other instances have had the time to note their names again in it; `None` for an
@@ -233,8 +355,12 @@ impl Replica {
         settled.map(Some).ok_or_else(|| LedgerError::Unavailable { cause: "the store has not settled".into() })
     }
 
-    /// Notes the meanings again in a store that may have lost them, unless it is not known yet that they are right.
+    /// Notes the meanings again in a store that may have lost them: those that this process has read, and its own,
+    /// unless it is not known yet that they are right.
     pub(super) async fn restore_names(&self) -> Result<(), LedgerError> {
+        let known = lock(&self.standing.noted).names.notes();
+        self.put_back_leads().await?;
+        self.ledger.put_back_names(&known).await?;
         let all = self.issuers().all;
         if all.is_empty() || !self.freshness.is_named() {
             return Ok(());
@@ -246,7 +372,12 @@ impl Replica {
     fn log(&self, obstacle: Option<(ReplicaState, Box<str>)>) {
         let mut reported = lock(&self.standing.conflict);
         if let Some((state, conflict)) = obstacle.as_ref().filter(|obstacle| reported.as_ref() != Some(*obstacle)) {
-            if *state != ReplicaState::NamesDiffer {
+            if *state != ReplicaState::NamesDiffer && self.freshness.is_named() {
+                tracing::error!(
+                    error = %conflict,
+                    "the meaning of issuers' names cannot be noted: other instances do not see that the names are in use"
+                );
+            } else if *state != ReplicaState::NamesDiffer {
                 tracing::error!(
                     error = %conflict,
                     "decisions are refused: the meaning of issuers' names cannot be read"
@@ -272,11 +403,6 @@ impl Replica {
         }
     }
 
-    /// Whether issuers' names have another meaning in the store that this process reads, or that is not known yet.
-    pub(super) fn names_differ(&self) -> bool {
-        !self.freshness.is_named() && self.health.is_ready()
-    }
-
     /// Fails for a process that is not ready because its names are known to conflict with the store's notes.
     pub fn has_own_names(&self) -> Result<(), LedgerError> {
         let conflicts = |(state, _): &(ReplicaState, _)| *state == ReplicaState::NamesDiffer;
@@ -284,12 +410,18 @@ impl Replica {
         if is_known && !self.freshness.is_named() { Err(LedgerError::NamesDiffer) } else { Ok(()) }
     }
 
-    /// No lookup is made by names that may have another meaning.
+    /// No lookup or write is made by names that may have another meaning.
     pub(super) fn is_named(&self) -> Result<(), LedgerError> {
         if self.freshness.is_named() {
             return Ok(());
         }
+        self.has_own_names()?;
         Err(LedgerError::Unavailable { cause: "the meaning of issuers' names there is not known yet".into() })
+    }
+
+    /// Whether this process has made decisions, by the issuers in force or by earlier ones.
+    pub(super) fn has_decided(&self) -> bool {
+        self.freshness.is_named() || !lock(&self.standing.state).past.is_empty()
     }
 
     fn issuers(&self) -> Issuers {

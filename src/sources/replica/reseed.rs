@@ -64,7 +64,7 @@ impl Replica {
                 // Reading the log may take longer than an announcement lasts.
                 Some((_, false)) => drop(ledger.keep_repairing(&self.name).await),
                 None if self.cannot_add().is_some() => self.renew_log(ledger).await,
-                None if self.stats.store_up() && self.has_own_names().is_ok() => self.offer(ledger).await,
+                None if self.stats.store_up() && self.is_named().is_ok() => self.offer(ledger).await,
                 None => {}
             }
         }
@@ -133,10 +133,12 @@ impl Replica {
 
     async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
         let mut missing = Vec::new();
+        // What it has not written under names that conflict with the store's notes, it does not put back either.
+        let is_unfit = |known: &Revocation| self.is_named().is_err() && self.unsaved.holds(known);
         for (at, known) in self.index.entries().enumerate() {
             // Expired entries are put back, too, while they are in the index: a starting instance's clock may be
             // behind.
-            if !seen.knows(&known) {
+            if !seen.knows(&known) && !is_unfit(&known) {
                 missing.push(known);
             }
             if at % STRIDE == 0 {

@@ -43,6 +43,8 @@ pub enum Fault {
     RenamesUnread,
     /// Bug: a configuration that was held against no notes takes the names of before out of the notes.
     UncheckedSupersedes,
+    /// Bug: of the notes of names that the store lost, an instance puts back its own alone.
+    PutsBackItsOwnNames,
     /// Bug: a token that has expired by the writer's clocks and leeway is not written, and confirmed.
     ExpiredIsNotWritten,
     /// Bug: leads alone are shared, which a clock measures.

@@ -39,6 +39,15 @@ impl Store {
 }
 
 impl Clocks {
+    /// The store loses the notes of names, and each instance puts back what it knows.
+    pub(super) fn lose_names(&self, fleet: &mut Fleet) {
+        fleet.store.names = 0;
+        for instance in &fleet.instances {
+            let own = if instance.is_named { instance.standing.names() } else { 0 };
+            fleet.store.names |= if self.has(Fault::PutsBackItsOwnNames) { own } else { own | instance.noted };
+        }
+    }
+
     /// Whether a configuration is put in force (`sources/names.rs`).
     pub(super) fn may_stand(&self, fleet: &Fleet, at: usize, to: Standing) -> bool {
         let (instance, names) = (fleet.instances[at], to.names());

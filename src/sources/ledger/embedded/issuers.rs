@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::super::LedgerError;
+use super::super::{LedgerError, StoreId};
 use super::{EmbeddedLedger, failed};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Lead;
@@ -18,10 +19,21 @@ const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 const LEADS: TableDefinition<'_, &str, u64> = TableDefinition::new("leads-1");
 
 impl EmbeddedLedger {
-    pub(in crate::sources) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
-        let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
-        let read = move || file.with(noted_names);
+    pub(in crate::sources) async fn noted_names(&self) -> Result<(Vec<Note>, StoreId), LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok((Vec::new(), StoreId::default())) };
+        let read = move || {
+            let notes = file.with(noted_names)?;
+            let replication_id = file.openings.load(Ordering::Relaxed).to_string().into();
+            Ok((notes, StoreId { epoch: None, replication_id }))
+        };
         tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
+    }
+
+    pub(in crate::sources) async fn put_back_names(&self, lost: &[Note]) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone().filter(|_| !lost.is_empty()) else { return Ok(()) };
+        let lost = lost.to_vec();
+        let put_back = move || file.with(|database| put_back_names(database, &lost));
+        tokio::task::spawn_blocking(put_back).await.map_err(|error| failed(&error))?
     }
 
     pub(in crate::sources) async fn note_names(
@@ -44,7 +56,7 @@ impl EmbeddedLedger {
         }
     }
 
-    /// Writes the leads that have grown.
+    /// Writes the leads that have grown, and into a new file all that are known.
     pub(in crate::sources) async fn keep_leads(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(()) };
         let mut grown: HashMap<String, Duration> = HashMap::new();
@@ -55,14 +67,24 @@ impl EmbeddedLedger {
         let kept = || self.leads.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let kept = kept();
-            grown.retain(|name, lead| *lead > kept.get(name).copied().unwrap_or_default());
+            if self.lacks_leads.swap(false, Ordering::Relaxed) {
+                for (name, lead) in kept.iter() {
+                    let most = grown.entry(name.clone()).or_default();
+                    *most = (*lead).max(*most);
+                }
+                grown.retain(|_, lead| !lead.is_zero());
+            } else {
+                grown.retain(|name, lead| *lead > kept.get(name).copied().unwrap_or_default());
+            }
         }
         if grown.is_empty() {
             return Ok(());
         }
         let written = grown.clone();
         let write = move || file.with(|database| write_leads(database, &written));
-        tokio::task::spawn_blocking(write).await.map_err(|error| failed(&error))??;
+        let written = tokio::task::spawn_blocking(write).await.map_err(|error| failed(&error)).flatten();
+        self.lacks_leads.fetch_or(written.is_err(), Ordering::Relaxed);
+        written?;
         kept().extend(grown);
         Ok(())
     }
@@ -91,6 +113,21 @@ fn note_names(file: &Database, names: &[String], drop: &[String], now: Timestamp
         }
         for text in names {
             table.insert(&**text, now.as_millis())?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn put_back_names(file: &Database, lost: &[Note]) -> Result<(), redb::Error> {
+    let transaction = file.begin_write()?;
+    {
+        let mut table = transaction.open_table(NAMES)?;
+        for (text, seen) in lost {
+            let known = table.get(&**text)?.map(|known| known.value());
+            if known < Some(seen.as_millis()) {
+                table.insert(&**text, seen.as_millis())?;
+            }
         }
     }
     transaction.commit()?;

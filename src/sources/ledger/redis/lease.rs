@@ -63,6 +63,8 @@ pub(in crate::sources) struct Renewal {
     pub(in crate::sources) began: Option<Steady>,
     /// The store had no lease of this name.
     pub(in crate::sources) is_new: bool,
+    /// The report was written, not the key's time to live alone.
+    pub(in crate::sources) is_written: bool,
     /// The store has notes about issuers' names.
     pub(in crate::sources) has_names: bool,
 }
@@ -156,13 +158,19 @@ impl Feed<'_> {
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
                 self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
-                Ok(Renewal { clock, began: Some(asked), is_new, has_names })
+                Ok(Renewal { clock, began: Some(asked), is_new, is_written: true, has_names })
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
-                Ok(Renewal { clock, began: extended.then_some(asked), is_new: false, has_names: true })
+                Ok(Renewal {
+                    clock,
+                    began: extended.then_some(asked),
+                    is_new: false,
+                    is_written: false,
+                    has_names: true,
+                })
             }
             Err(error) => Err(error),
         }

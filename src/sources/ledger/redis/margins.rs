@@ -6,25 +6,52 @@
 //!                     surely covered by a clock and the lead
 //! ```
 //!
+//! Beside the names of issuers, digests of their `iss` stand there (`IssuerName::of_iss`).
+//!
 //! A lead is measured by a clock, and foretells; a date needs no clock. An instance whose own is ahead of the issuer's
 //! sees no lead, and one that cannot tell which of two clocks is wrong measures none.
 //!
 //! A value beyond what any instance can have verified would lock users out, and hide smaller ones of instances: it is
 //! not used, and removed. While the clocks disagree it is not known of a date: none is used, and no instant is stamped.
 
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use fred::types::Value;
 
 use super::super::LedgerError;
-use super::RedisLedger;
 use super::answer::short;
 use super::session::Command;
+use super::{RedisLedger, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
 
 /// The greatest lead that an instance notes, in milliseconds since 1970 as scores are read.
 const LONGEST_LEAD: Timestamp = Timestamp::from_secs(LONGEST_LEEWAY.as_secs().cast_signed());
+
+/// The margins in the store, as they were read.
+#[derive(Default)]
+pub(super) struct ReadMargins {
+    leads: BTreeMap<IssuerName, Timestamp>,
+    dated: BTreeMap<IssuerName, Timestamp>,
+}
+
+impl ReadMargins {
+    /// The most names; further ones are not kept.
+    const MAX: usize = 1024;
+
+    fn keep(&mut self, is_lead: bool, noted: &[(IssuerName, Timestamp)]) {
+        let kept = if is_lead { &mut self.leads } else { &mut self.dated };
+        for (name, noted) in noted {
+            if let Some(known) = kept.get_mut(name) {
+                *known = (*noted).max(*known);
+            } else if kept.len() < Self::MAX {
+                kept.insert(name.clone(), *noted);
+            }
+        }
+    }
+}
 
 fn note(key: &str, issuer: &IssuerName, millis: i64) -> Command {
     Command::new("ZADD").arg(key).arg("GT").arg(millis).arg(issuer.as_str())
@@ -58,9 +85,26 @@ impl RedisLedger {
         }
     }
 
-    /// Writes these margins for other instances and takes over theirs; a margin is never lowered.
-    pub(in crate::sources) async fn share_margins(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
-        self.read_margins_after(self.note_margins(leads), leads).await
+    /// Writes the margins in `own` for other instances and takes over theirs into `all`; a margin is never lowered.
+    pub(in crate::sources) async fn share_margins(
+        &self,
+        own: &[(IssuerName, Lead)],
+        all: &[(IssuerName, Lead)],
+    ) -> Result<(), LedgerError> {
+        self.read_margins_after(self.note_margins(own), all).await
+    }
+
+    /// Writes the margins of every issuer that this process has read, and the longest retention: the store has lost them.
+    pub(in crate::sources) async fn put_back_margins(&self) -> Result<(), LedgerError> {
+        let mut commands: Vec<_> = {
+            let read = self.margins.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = [(&self.keys.leads, &read.leads), (&self.keys.dated, &read.dated)];
+            kept.iter().flat_map(|(key, of)| of.iter().map(|(name, at)| note(key, name, at.as_millis()))).collect()
+        };
+        commands.extend(
+            self.longest_retention().map(|longest| retention::note(&self.keys, longest, self.clocks().latest())),
+        );
+        if commands.is_empty() { Ok(()) } else { self.shared.pipeline(self, commands).await.map(drop) }
     }
 
     /// Takes over the margins of other instances.
@@ -104,7 +148,9 @@ impl RedisLedger {
     ) -> Result<(), LedgerError> {
         let can_be = |noted: &Timestamp| *noted > Timestamp::default() && *noted <= greatest;
         let read = |name: &str, noted| IssuerName::parse(name).zip(Some(noted).filter(can_be));
-        for (name, noted) in self.members(key, noted, read)? {
+        let noted = self.members(key, noted, read)?;
+        self.margins.lock().unwrap_or_else(PoisonError::into_inner).keep(key == &*self.keys.leads, &noted);
+        for (name, noted) in noted {
             leads.iter().filter(|(issuer, _)| *issuer == name).for_each(|(_, lead)| take(lead, noted));
         }
         Ok(())

@@ -136,8 +136,11 @@ impl Feed<'_> {
     }
 
     /// The epoch of the store that this connection reads; creates one, named by `name`, if there is none, and notes
-    /// the server if it has changed.
-    pub(in crate::sources) async fn life(&mut self, name: &str) -> Result<Life, LedgerError> {
+    /// the server if it has changed. `known`: the epoch that this process followed before.
+    ///
+    /// The first instance to find that the store was emptied or replaced removes the sign of it, so it notes the loss
+    /// before that: it may end before its first lease.
+    pub(in crate::sources) async fn life(&mut self, name: &str, known: Option<&str>) -> Result<Life, LedgerError> {
         let (keys, deadline) = (&self.ledger.keys, self.ledger.deadline());
         let get = |key: &str| Command::new("GET").arg(key);
         let asked = Steady::now();
@@ -152,15 +155,21 @@ impl Feed<'_> {
             epoch.into()
         } else {
             let found = Command::new("SET").arg(&*keys.meta).arg(format!("{name} {}", now.as_millis())).arg("NX");
-            let answers = self.session.pipeline(vec![found, get(&keys.meta)], deadline).await?;
-            answers.get(1).and_then(Answer::text).ok_or_else(short)?.into()
+            // A server is noted after an epoch.
+            let is_lost = known.is_some() || !noted.is_nil();
+            let lost = is_lost.then(|| note_lost(keys, now));
+            let commands = lost.into_iter().chain([found, get(&keys.meta)]).collect();
+            let answers = self.session.pipeline(commands, deadline).await?;
+            answers.last().and_then(Answer::text).ok_or_else(short)?.into()
         };
         let (id, noted) = (&self.server.replication_id, noted.text().unwrap_or_default());
         if let Some(since) = whole_since(&epoch, noted, id) {
             return Ok(Life { epoch, since: Some(since), clock, is_moved: false });
         }
         let is_moved = noted.split_once(' ').is_some_and(|(before, _)| before != &**id);
-        let mut note = vec![Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis()))];
+        let is_lost = is_moved || known.is_some_and(|known| *known != *epoch);
+        let mut note: Vec<_> = is_lost.then(|| note_lost(keys, now)).into_iter().collect();
+        note.push(Command::new("SET").arg(&*keys.server).arg(format!("{id} {}", now.as_millis())));
         // The store may have lost the note of the longest lease.
         let longest = self.ledger.longest_lease();
         if !longest.is_zero() {
