@@ -391,7 +391,7 @@ impl Replica {
         let kept = match ledger.keep().await {
             Ok(was_written) => {
                 if was_written {
-                    self.names_changed.notify_one(); // Its notes are lost as well.
+                    self.restore_names().await?; // Its notes are lost as well.
                 }
                 self.note_leads().await
             }

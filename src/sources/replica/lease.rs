@@ -43,6 +43,7 @@ use super::super::ledger::{
 };
 use super::Replica;
 use super::health::Obstacle;
+use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 use crate::clock::Steady;
 
@@ -436,16 +437,24 @@ impl Replica {
     /// time. A note of when that began may come from a clock that was ahead; the time that this instance
     /// has observed counts as well.
     fn uncertain_for(&self, listed: &Leases, longest: Duration) -> Option<Duration> {
-        let sure_for = self.whole_for(listed).min(listed.stable_for);
-        Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
-    }
-
-    /// The time for which the store has kept every lease.
-    pub(super) fn whole_for(&self, listed: &Leases) -> Duration {
         let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
         let is_same = Obstacle::is_still(&follows.server, &listed.server).is_ok();
         let noted = listed.whole_since.map(|since| listed.now.since(since));
         let seen = follows.since.filter(|_| follows.epoch == listed.epoch).map(Steady::elapsed);
-        noted.max(seen).filter(|_| is_same).unwrap_or_default()
+        let whole_for = noted.max(seen).filter(|_| is_same);
+        let sure_for = whole_for.unwrap_or_default().min(listed.stable_for);
+        Some(longest.saturating_sub(sure_for)).filter(|left| !left.is_zero())
+    }
+
+    /// Whether the store may have lost a lease that runs. A new store has lost none.
+    pub(super) fn may_lack_leases(&self, listed: &Leases, longest: Duration) -> bool {
+        let follows = self.lease_state.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = Obstacle::is_still(&follows.server, &listed.server).is_ok() && follows.epoch == listed.epoch;
+        let is_recent = |since: Option<Steady>| since.is_some_and(|since| since.elapsed() < longest);
+        let is_noted = listed.lost_at.is_some_and(|at| {
+            // By another clock: no longer ago than this process has followed the store.
+            if at > Timestamp::default() { at.plus(longest) > listed.now } else { is_recent(follows.since) }
+        });
+        !is_same || is_recent(follows.lost) || is_noted
     }
 }

@@ -189,7 +189,8 @@ impl Replica {
     async fn has_others(&self) -> bool {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return false };
         let Ok(leases) = ledger.leases().await else { return true };
-        self.whole_for(&leases) < ledger.longest_lease() || leases.running.iter().any(|lease| lease.name != self.name)
+        self.may_lack_leases(&leases, ledger.longest_lease())
+            || leases.running.iter().any(|lease| lease.name != self.name)
     }
 
     /// Waits until all entries written up to now are in the index; false if the store does not answer.
