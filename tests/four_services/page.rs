@@ -27,8 +27,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// `envoy/demo.sh` on the binaries that are tested; `None` without Envoy. All that it makes is in `dir`.
 fn demo(dir: &TempDir, services: &Path) -> Option<Command> {
-    let mut command = Command::new(format!("{ROOT}/envoy/demo.sh"));
+    // A shell cannot trap an interrupt that was ignored when it started, as it is for jobs in the background.
+    let mut command = Command::new("env");
     command
+        .arg("--default-signal=INT")
+        .arg(format!("{ROOT}/envoy/demo.sh"))
         .env("ENVOY", envoy::binary()?)
         .env("DOORWARD", env!("CARGO_BIN_EXE_doorward"))
         .env("DOORWARD_MODULE", crate::module::library())

@@ -214,15 +214,15 @@ impl Replica {
         [self.leads(), further].concat()
     }
 
-    /// The leads that other instances must know: none of an instance that has never decided, whose names may be those of
+    /// The leads to note for other instances: none of an instance that has never decided, whose names may be those of
     /// other issuers in the store.
-    pub(super) fn told_leads(&self) -> Vec<(IssuerName, Lead)> {
+    pub(super) fn published_leads(&self) -> Vec<(IssuerName, Lead)> {
         if self.has_decided() { self.leads() } else { Vec::new() }
     }
 
     /// The issuers with tokens whose lead was not measured here (see [`Lead::is_unmeasured`]).
     pub(super) fn unmeasured(&self) -> Vec<IssuerName> {
-        self.told_leads().into_iter().filter(|(_, lead)| lead.is_unmeasured()).map(|(name, _)| name).collect()
+        self.published_leads().into_iter().filter(|(_, lead)| lead.is_unmeasured()).map(|(name, _)| name).collect()
     }
 
     /// All names under which the tokens of a name's issuers are known: instances may have each of them.
@@ -232,9 +232,9 @@ impl Replica {
         all.iter().filter(|(_, lead)| own.iter().any(|own| own.is_same(lead))).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Looks for leads under these names of the issuers in force, too: those of processes that ended, or of issuers that
-    /// are not configured any more. The names stay, because the notes that told them may end.
-    pub(super) fn look_under(&self, further: Vec<(IssuerName, Lead)>) {
+    /// Adds names under which leads of the issuers in force are noted: those of processes that ended, or of issuers that
+    /// are not configured any more. The names stay, because the notes that had them may end.
+    pub(super) fn add_lead_names(&self, further: Vec<(IssuerName, Lead)>) {
         if let RevocationLedger::Embedded(ledger) = &self.ledger {
             ledger.raise_leads(&further);
         }
@@ -260,8 +260,8 @@ impl Replica {
     /// Notes the leads under the issuers' own names.
     pub(super) async fn note_leads(&self) -> Result<(), LedgerError> {
         match &self.ledger {
-            RevocationLedger::Embedded(ledger) => ledger.keep_leads(&self.told_leads()).await,
-            RevocationLedger::Redis(ledger) => ledger.share_margins(&self.told_leads(), &self.all_leads()).await,
+            RevocationLedger::Embedded(ledger) => ledger.keep_leads(&self.published_leads()).await,
+            RevocationLedger::Redis(ledger) => ledger.share_margins(&self.published_leads(), &self.all_leads()).await,
         }
     }
 

@@ -281,7 +281,7 @@ impl Replica {
         self.freshness.lease_at_most(Steady::now() + lasts);
         let lost_for = lease_state.lost().map(Steady::elapsed);
         let renewal =
-            feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.told_leads(), lost_for).await?;
+            feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.published_leads(), lost_for).await?;
         let Renewal { clock, began, is_new, is_written, has_names } = renewal;
         lease_state.note_writable(is_written);
         if let Some(began) = began {
@@ -341,7 +341,7 @@ impl Replica {
     pub(super) async fn withdraw(&self) {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return };
         self.freshness.suspend();
-        if let Err(error) = ledger.withdraw(&self.name, &self.told_leads()).await {
+        if let Err(error) = ledger.withdraw(&self.name, &self.published_leads()).await {
             tracing::debug!(%error, "lease not removed; it expires by itself");
         }
     }

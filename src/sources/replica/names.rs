@@ -100,7 +100,7 @@ impl Replica {
         let mut state = lock(&self.standing.state);
         let before = std::mem::take(&mut *state);
         let noted = lock(&self.standing.noted).names.clone().and(before.past.clone());
-        self.look_under(noted.and(Names::of(&before.all, Timestamp::default())).further_leads(issuers));
+        self.add_lead_names(noted.and(Names::of(&before.all, Timestamp::default())).further_leads(issuers));
         let was_in_force = self.freshness.is_named() && !before.all.is_empty();
         let (mut past, mut superseded) = (before.past, before.superseded);
         if was_in_force {
@@ -121,8 +121,10 @@ impl Replica {
     /// The ways in which these issuers, which are about to be put in force, would lose revocations that may live;
     /// losses of the issuers in force are left out.
     ///
-    /// Fails only if the process cannot continue. If the store does not answer, other instances are assumed to revoke
-    /// in it.
+    /// Without losses, new meanings are noted in the store: other instances must see them before they are used. If the
+    /// store takes no note, that is a conflict; if it does not answer, other instances are assumed to revoke in it.
+    ///
+    /// Fails only if the process cannot continue.
     pub async fn names_lost_by(&self, next: &[Arc<TrustedIssuer>]) -> Result<Vec<Conflict>, LedgerError> {
         *lock(&self.standing.held) = None;
         if !self.freshness.is_named() {
@@ -154,7 +156,7 @@ impl Replica {
 
     async fn conflicts(&self, names: Names, issuers: Arc<[Arc<TrustedIssuer>]>) -> Result<Vec<Conflict>, LedgerError> {
         let failed = |error: tokio::task::JoinError| LedgerError::Unavailable { cause: error.to_string().into() };
-        let (names, issuers) = (Arc::new(names), issuers.clone());
+        let names = Arc::new(names);
         // Going through a million entries, or thousands of notes, must not block a thread that makes decisions.
         let differ = {
             let (names, issuers) = (names.clone(), issuers.clone());
@@ -260,7 +262,7 @@ impl Replica {
         }
         // By the clock that is ahead: a note must not end before the revocations that it covers.
         let seen = self.clocks().latest();
-        self.look_under(noted.further_leads(&all));
+        self.add_lead_names(noted.further_leads(&all));
         if !is_known && !self.read_leads().await {
             return Err(LedgerError::Unavailable { cause: "the leads of issuers are not read".into() });
         }
@@ -327,7 +329,8 @@ impl Replica {
         let mut noted = lock(&self.standing.noted);
         noted.note_writable(written.is_ok());
         match written {
-            Ok(()) => noted.lost.clear(),
+            // Another reading may have found more of them meanwhile.
+            Ok(()) => noted.lost.retain(|text| !lost.iter().any(|(put_back, _)| put_back == text)),
             Err(error) => tracing::debug!(%error, "notes about issuers' names not put back yet"),
         }
         drop(noted);
