@@ -58,7 +58,7 @@ fn what_its_patterns_refuse_is_refused() {
 #[test]
 fn its_verdict_is_that_of_a_library_for_json_schema() {
     let (schema, library) = (Schema::new(), jsonschema::validator_for(&without_patterns(schema())).unwrap());
-    let tree = Source::parse(include_str!("testdata/example.yaml")).0.tree;
+    let tree = Source::parse(include_str!("../testdata/example.yaml")).0.tree;
     let mut paths = Vec::new();
     places(&tree, &KeyPath::root(), &mut paths);
     // Maps that the example leaves out.
