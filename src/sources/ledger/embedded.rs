@@ -108,6 +108,7 @@ impl LedgerFile {
 
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LedgerError> {
         let mut held = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_open = held.is_some();
         let opened = match held.take() {
             Some(opened) => self.stamp().and_then(|now| if now == opened.stamp { Ok(opened) } else { Err(changed()) }),
             None => self.open_again(),
@@ -122,7 +123,13 @@ impl LedgerFile {
             *held = Some(opened);
             Ok(done)
         });
-        self.lacks.fetch_or(done.is_err(), Ordering::Relaxed);
+        if let Err(error) = &done {
+            self.lacks.store(true, Ordering::Relaxed);
+            if was_open {
+                let path = self.path.display();
+                tracing::warn!(%path, %error, "the revocation file cannot be used; writing every revocation again");
+            }
+        }
         done.map_err(|error| LedgerError::File { cause: format!("{}: {error}", self.path.display()).into() })
     }
 
@@ -133,7 +140,7 @@ impl LedgerFile {
     /// Writes every entry of the index that is not in the file.
     fn write_known(&self) -> Result<(), LedgerError> {
         const BATCH: usize = 4096;
-        self.lacks.store(false, Ordering::Relaxed); // A later failure is logged again.
+        self.lacks.store(false, Ordering::Relaxed);
         let mut known = self.index.entries();
         loop {
             let batch: Vec<_> = known.by_ref().take(BATCH).collect();
@@ -227,12 +234,7 @@ impl EmbeddedLedger {
     pub(in crate::sources) async fn keep(&self) -> Result<bool, LedgerError> {
         let Some(file) = self.file.clone() else { return Ok(false) };
         let keep = move || {
-            let lacked = file.lacks.load(Ordering::Relaxed);
-            if let Err(error) = file.with(|_| Ok(()))
-                && !lacked
-            {
-                tracing::warn!(%error, "the revocation file cannot be used; writing every revocation again");
-            }
+            let _ = file.with(|_| Ok(())); // A file that changed is noticed, and logged.
             let lacks = file.lacks.load(Ordering::Relaxed);
             if lacks { file.write_known().map(|()| lacks) } else { Ok(lacks) }
         };
