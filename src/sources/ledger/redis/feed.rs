@@ -8,8 +8,8 @@ use super::super::{LedgerError, Position, RefusalKind};
 use super::RedisLedger;
 use super::answer::{self, Answer, position, short};
 use super::foreign;
+use super::server::{Server, StoreFacts};
 use super::session::{Command, Session, unexpected};
-use super::store::{Server, StoreFacts};
 use super::wire::{self, Decoder, Reader};
 use crate::authz::revocation::Revocation;
 
