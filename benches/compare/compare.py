@@ -439,7 +439,7 @@ def main():
             if args.only == "module":
                 report_envoy(gateways.inside(bench), ratios)
             if args.only == "rate":
-                report_envoy(gateways.at_low_rate(bench), ratios, "500 requests a second on 10 connections")
+                report_envoy(gateways.at_low_rate(bench), ratios, "500 requests a second")
             if args.only in (None, "direct"):
                 direct, memory = bench.direct()
                 report_direct(direct, memory, message, ratios)

@@ -33,11 +33,30 @@ def inside(bench):
     return bench.load_all(variants)
 
 
+def tokens_of(bench, users):
+    file = bench.directory / f"tokens-{users}"
+    bench.tool("tokens", bench.key, file, users)
+    return file
+
+
+def sender(bench, tokens, connections, rate=0):
+    """Sends a browser's requests to a port, each with the next token; `rate`: a second, or as fast as they are answered."""
+    head = bench.directory / "head"
+    lines = ["GET /orders?page=2 HTTP/1.1", "host: localhost", *bench.browser()[1::2][:-1]]
+    head.write_text("".join(f"{line}\r\n" for line in lines))
+
+    def send(port, requests):
+        bench.tool("load", port, connections, requests, rate, tokens, head)
+        return requests
+
+    return send
+
+
 def at_low_rate(bench):
-    """500 requests a second, from ten connections: what a check costs when threads sleep between checks."""
+    """500 requests a second, evenly: what a check costs when threads sleep between checks."""
     doorward, check = bench.doorward("rate", bench.filled("rate"))
-    noop, noop_socket = bench.noop("rate")
-    single, single_socket = bench.noop("single-rate", {"TOKIO_WORKER_THREADS": "1"})
+    noop, noop_socket = bench.noop("noop-rate")
+    single, single_socket = bench.noop("noop-single", {"TOKIO_WORKER_THREADS": "1"})
     variants = {
         "nothing": ((), NOTHING),
         "jwt_authn with its cache": ((), jwt_authn(bench.jwks, cache=True)),
@@ -45,23 +64,13 @@ def at_low_rate(bench):
         "the same on one thread": ((single,), ext_authz(single_socket, everything=False)),
         "Doorward": ((doorward,), ext_authz(check, everything=False)),
     }
-    return bench.load_all(variants, bench.as_browser("-c", 10, "--rps", 50), requests=5_000)
+    return bench.load_all(variants, sender(bench, tokens_of(bench, 1), connections=1, rate=500), requests=5_000)
 
 
 def users(bench):
     """Known tokens of many users in turn, from 64 connections; by what decides and how many users there are."""
     doorward, check = bench.doorward("users", bench.filled("users"))
-    head = bench.directory / "head"
-    lines = ["GET /orders?page=2 HTTP/1.1", "host: localhost", *bench.browser()[1::2][:-1]]
-    head.write_text("".join(f"{line}\r\n" for line in lines))
-    files = {count: bench.directory / f"tokens-{count}" for count in USERS}
-    for count, file in files.items():
-        bench.tool("tokens", bench.key, file, count)
-
-    def send(port, file, requests):
-        bench.tool("load", port, 64, requests, file, head)
-        return requests
-
+    sends = {count: sender(bench, tokens_of(bench, count), connections=64) for count in USERS}
     variants = {
         "nothing": ((), NOTHING),
         "jwt_authn with its cache": ((), jwt_authn(bench.jwks, cache=True, size=max(USERS))),
@@ -71,8 +80,8 @@ def users(bench):
     gateways = {}
     for at, (name, (beside, filters)) in enumerate(variants.items()):
         envoy, port, _ = bench.envoy(f"{at}", filters)
-        send(port, files[max(USERS)], max(USERS))
-        gateways |= {(name, count): ((envoy,), beside, partial(send, port, files[count])) for count in USERS}
+        sends[max(USERS)](port, max(USERS))  # Until each is known.
+        gateways |= {(name, count): ((envoy,), beside, partial(send, port)) for count, send in sends.items()}
     taken = bench.rounds_of(gateways, 40_000)
     bench.end()
     return taken

@@ -1,10 +1,10 @@
-//! Generates the inputs of `compare.sh`: a key set, tokens, a store full of revocations; and sends many users' requests,
-//! which h2load cannot: its headers are the same in each.
+//! Generates the inputs of `compare.sh`: a key set, tokens, a store full of revocations; and sends requests as
+//! h2load cannot: with the token of another user in each, or evenly in time.
 //!
 //!     compare-tools jwks KEY.pem
 //!     compare-tools token KEY.pem
 //!     compare-tools tokens KEY.pem FILE COUNT
-//!     compare-tools load PORT CONNECTIONS COUNT TOKENS-FILE HEAD-FILE
+//!     compare-tools load PORT CONNECTIONS COUNT RATE TOKENS-FILE HEAD-FILE
 //!     compare-tools revocations FILE COUNT
 #![expect(clippy::expect_used, clippy::print_stdout, reason = "it prints what it made, or stops")]
 
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -36,9 +37,14 @@ async fn main() {
             let lines: Vec<_> = tokens(key).take(count.parse().expect("a number")).collect();
             std::fs::write(file, lines.join("\n")).expect("a file");
         }
-        ["load", port, connections, count, tokens, head] => {
+        ["load", port, connections, count, rate, tokens, head] => {
             let [connections, count] = [connections, count].map(|number| number.parse().expect("a number"));
-            load(port.parse().expect("a port"), connections, count, Path::new(tokens), Path::new(head)).await;
+            let rate: u32 = rate.parse().expect("a number");
+            let every = rate
+                .checked_div(u32::try_from(connections).expect("a number"))
+                .filter(|rate| *rate > 0)
+                .map(|rate| SECOND / rate);
+            load(port.parse().expect("a port"), connections, count, every, Path::new(tokens), Path::new(head)).await;
         }
         ["revocations", file, count] => revocations(Path::new(file), count.parse().expect("a number")).await,
         _ => eprintln!("usage: see benches/compare/tools.rs"),
@@ -70,9 +76,9 @@ fn tokens(key: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Sends `count` requests with the head of the file, each with the next of the tokens; stops at an answer other than
-/// 200.
-async fn load(port: u16, connections: usize, count: usize, tokens: &Path, head: &Path) {
+/// Sends `count` requests with the head of the file, each with the next of the tokens; `every`: the time between two of
+/// one connection. Stops at an answer other than 200.
+async fn load(port: u16, connections: usize, count: usize, every: Option<Duration>, tokens: &Path, head: &Path) {
     let tokens = std::fs::read_to_string(tokens).expect("a file of tokens");
     let head = std::fs::read_to_string(head).expect("a file");
     let request = |token| format!("{head}authorization: Bearer {token}\r\n\r\n").into_bytes();
@@ -85,7 +91,11 @@ async fn load(port: u16, connections: usize, count: usize, tokens: &Path, head: 
             let mut stream = TcpStream::connect(("127.0.0.1", port)).await.expect("a connection");
             stream.set_nodelay(true).expect("a socket");
             let mut answer = vec![0; 4096];
+            let mut turns = every.map(tokio::time::interval);
             loop {
+                if let Some(turns) = &mut turns {
+                    turns.tick().await;
+                }
                 let number = sent.fetch_add(1, Ordering::Relaxed);
                 if number >= count {
                     break;
