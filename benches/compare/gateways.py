@@ -33,10 +33,15 @@ def inside(bench):
     return bench.load_all(variants)
 
 
-def tokens_of(bench, users):
-    file = bench.directory / f"tokens-{users}"
-    bench.tool("tokens", bench.key, file, users)
-    return file
+def tokens_of(bench, *numbers):
+    """A file of tokens for each number of users, the larger with all of the smaller."""
+    every = bench.directory / "tokens"
+    bench.tool("tokens", bench.key, every, max(numbers))
+    lines = every.read_text().splitlines()
+    files = {number: bench.directory / f"tokens-{number}" for number in numbers}
+    for number, file in files.items():
+        file.write_text("\n".join(lines[:number]))
+    return files
 
 
 def sender(bench, tokens, connections, rate=0):
@@ -64,16 +69,16 @@ def at_low_rate(bench):
         "the same on one thread": ((single,), ext_authz(single_socket, everything=False)),
         "Doorward": ((doorward,), ext_authz(check, everything=False)),
     }
-    return bench.load_all(variants, sender(bench, tokens_of(bench, 1), connections=1, rate=500), requests=5_000)
+    return bench.load_all(variants, sender(bench, tokens_of(bench, 1)[1], connections=1, rate=500), requests=5_000)
 
 
 def users(bench):
     """Known tokens of many users in turn, from 64 connections; by what decides and how many users there are."""
     doorward, check = bench.doorward("users", bench.filled("users"))
-    sends = {count: sender(bench, tokens_of(bench, count), connections=64) for count in USERS}
+    sends = {count: sender(bench, file, connections=64) for count, file in tokens_of(bench, *USERS).items()}
     variants = {
         "nothing": ((), NOTHING),
-        "jwt_authn with its cache": ((), jwt_authn(bench.jwks, cache=True, size=max(USERS))),
+        "jwt_authn with its cache": ((), jwt_authn(bench.jwks, cache=True, size=2 * max(USERS))),
         "Doorward": ((doorward,), ext_authz(check, everything=False)),
         "module": ((), module(bench, "filter_state")),
     }
