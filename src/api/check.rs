@@ -242,6 +242,7 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use http_body::Body as _;
 
     use super::*;
 
