@@ -104,7 +104,7 @@ mod tests {
             ours.write_all(&sent).await.unwrap();
             ours.shutdown().await.unwrap();
         };
-        let (_, size) = tokio::join!(write, peers.read_to_end(&mut read));
+        let ((), size) = tokio::join!(write, peers.read_to_end(&mut read));
         assert_eq!(size.unwrap(), sent.len());
         assert!(read == sent);
         assert!(ours.full.is_none());
