@@ -19,6 +19,7 @@ mod status_lists;
 mod streams;
 mod supervisor;
 mod tls;
+mod unix;
 pub(crate) mod workers;
 
 use std::future::Future;

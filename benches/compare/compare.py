@@ -6,17 +6,20 @@ import json
 import os
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
+import gateways
 import profiling
 import starting
+from filters import NOTHING, changed, ext_authz, jwt_authn
+from servers import Server, connects, free_port, h2load, is_ready, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -29,13 +32,11 @@ BINARIES = {
 MODULES = Path(os.environ.get("DOORWARD_MODULE", TARGET / "release/deps"))
 KEY = ROOT / "src/config/testdata/sign-rsa2048.pem"
 ENVOY = os.environ.get("ENVOY", "envoy")
-TICKS = os.sysconf("SC_CLK_TCK")
 CHECK = "http://localhost/envoy.service.auth.v3.Authorization/Check"
 REVOCATIONS = 1_000_000
-MARK = "\0"
-HELP = "module: the same decision inside Envoy; rate: at 500 requests a second; settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
+PARTS = ["direct", "envoy", "module", "rate", "users", "peers", "settings", "profile", "start"]
+HELP = "module: the same decision inside Envoy; rate: at 500 requests a second; users: with many users' tokens; peers: whole gateways; settings: what each in envoy/edge-uds.yaml costs; profile: where Doorward's time goes; start: time until ready, and memory"
 BREAKERS = r" {6}circuit_breakers:\n(?: {8}.*\n)+"
-PATIENCE = 60
 
 # The headers of a browser beside the token; with it and Envoy's own, 22 fields.
 BROWSER = {
@@ -56,80 +57,11 @@ BROWSER = {
 }
 
 
-class Server:
-    """A process that was started here, and is ended here."""
-
-    def __init__(self, *args, env=None, log=None):
-        output = open(log, "wb") if log else subprocess.DEVNULL
-        self.process = subprocess.Popen(
-            [str(arg) for arg in args], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **(env or {})}
-        )
-
-    def cpu(self):
-        """Seconds of CPU so far, of all its threads."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
-
-    def resident(self):
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
-
-    def end(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(what, ready):
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            if ready():
-                return
-        except OSError:
-            pass
-        time.sleep(0.001)
-    sys.exit(f"error: {what} does not start")
-
-
-def connects(address):
-    kind, where = (socket.AF_UNIX, address[5:]) if address.startswith("unix:") else (socket.AF_INET, ("127.0.0.1", int(address.rpartition(":")[2])))
-    with socket.socket(kind) as probe:
-        probe.connect(where)
-        return True
-
-
-def is_ready(url):
-    try:
-        with urllib.request.urlopen(url, timeout=1) as response:
-            return response.status == 200
-    except urllib.error.HTTPError:
-        return False
-
-
-def h2load(*args):
-    """Requests that succeeded; ends the run if any did not."""
-    done = subprocess.run(["h2load", *map(str, args)], capture_output=True, text=True, check=False)
-    found = re.search(r"requests: (\d+) total.*?(\d+) succeeded, (\d+) failed", done.stdout, re.S)
-    statuses = re.search(r"status codes: (\d+) 2xx", done.stdout)
-    if not found or int(found[3]) or not statuses or statuses[1] != found[1]:
-        sys.exit(f"error: h2load {args}:\n{done.stdout[-1500:]}{done.stderr[-500:]}")
-    return int(found[2])
-
-
 class Bench:
     def __init__(self, directory, rounds, scale):
         self.directory = Path(directory)
         self.rounds, self.scale = rounds, scale
+        self.key = KEY
         self.token = self.tool("token", KEY)
         self.jwks = self.tool("jwks", KEY)
         self.store = self.directory / "revocations.redb"
@@ -176,6 +108,15 @@ class Bench:
         wait_for(name, lambda: is_ready(f"http://127.0.0.1:{http}/readyz"))
         return server, check
 
+    def noop(self, name, env=None):
+        socket = f"unix:{self.directory}/{name}.sock"
+        server = self.start(BINARIES["noop"], socket, env=env)
+        wait_for("compare-noop", lambda: connects(socket))
+        return server, socket
+
+    def redis(self, *listen):
+        return self.start("redis-server", *listen, "--save", "", "--maxmemory-policy", "noeviction", log=self.directory / "redis.log")
+
     # Straight over a Unix socket
 
     def capture(self):
@@ -194,12 +135,10 @@ class Bench:
         return h2load(*args, "-B", address, CHECK)
 
     def direct(self):
-        noop_socket, single_socket = (f"unix:{self.directory}/{name}.sock" for name in ("noop", "single"))
         servers = {}
         servers["doorward"] = self.doorward("doorward", self.filled("doorward"))
-        servers["noop"] = (self.start(BINARIES["noop"], noop_socket), noop_socket)
-        single = self.start(BINARIES["noop"], single_socket, env={"TOKIO_WORKER_THREADS": "1"})
-        servers["noop_one_thread"] = (single, single_socket)
+        servers["noop"] = self.noop("noop")
+        servers["noop_one_thread"] = self.noop("single", {"TOKIO_WORKER_THREADS": "1"})
         file, check, _ = self.config("h2", self.filled("h2"))
         servers["h2"] = (self.start(BINARIES["h2"], check, file), check)
         for name, (_, address) in servers.items():
@@ -252,14 +191,12 @@ class Bench:
         wait_for("compare-noop", lambda: connects(f":{noop_port}"))
         doorward, check = self.doorward("behind", self.filled("behind"))
         redis_socket = self.directory / "redis.sock"
-        redis = self.start("redis-server", "--port", 0, "--unixsocket", redis_socket, "--save", "", "--maxmemory-policy", "noeviction", log=self.directory / "redis.log")
+        redis = self.redis("--port", 0, "--unixsocket", redis_socket)
         wait_for("redis-server", lambda: connects(f"unix:{redis_socket}"))
         lookup, lookup_check = self.doorward("lookup", f"{{store: redis, read: lookup, redis: {{url: \"redis+unix://{redis_socket}\"}}}}")
         asked = self.introspection()
         asking, asking_check = self.doorward("asking", "{store: embedded}", issuer_more=asked)
-        noop_socket = f"unix:{self.directory}/noop-behind.sock"
-        beside = self.start(BINARIES["noop"], noop_socket)
-        wait_for("compare-noop", lambda: connects(noop_socket))
+        beside, noop_socket = self.noop("noop-behind")
         variants = {
             "nothing": ((), NOTHING),
             "jwt_authn": ((), jwt_authn(self.jwks, cache=False)),
@@ -274,62 +211,35 @@ class Bench:
         }
         return self.load_all(variants)
 
-    def inside(self):
-        """The module beside what it is an alternative to."""
-        doorward, check = self.doorward("behind", self.filled("behind"))
-
-        def module(facts):
-            file, _, _ = self.config(f"inside-{facts}", self.filled(f"inside-{facts}"))
-            return inside_envoy(file, facts)
-
-        variants = {
-            "nothing": ((), NOTHING),
-            "jwt_authn": ((), jwt_authn(self.jwks, cache=False)),
-            "jwt_authn with its cache": ((), jwt_authn(self.jwks, cache=True)),
-            "Doorward": ((doorward,), ext_authz(check, everything=False)),
-            "module": ((), module("filter_state")),
-            "module, facts: metadata": ((), module("metadata")),
-            "module, facts: none": ((), module("none")),
-        }
-        return self.load_all(variants)
-
-    def at_low_rate(self):
-        """500 requests a second, from ten connections: what a check costs when threads sleep between checks."""
-        doorward, check = self.doorward("rate", self.filled("rate"))
-        noop_socket = f"unix:{self.directory}/noop-rate.sock"
-        noop = self.start(BINARIES["noop"], noop_socket)
-        single_socket = f"unix:{self.directory}/single-rate.sock"
-        single = self.start(BINARIES["noop"], single_socket, env={"TOKIO_WORKER_THREADS": "1"})
-        for address in (noop_socket, single_socket):
-            wait_for("compare-noop", lambda address=address: connects(address))
-        variants = {
-            "nothing": ((), NOTHING),
-            "jwt_authn with its cache": ((), jwt_authn(self.jwks, cache=True)),
-            "no-op, UDS, allowed headers": ((noop,), ext_authz(noop_socket, everything=False)),
-            "the same on one thread": ((single,), ext_authz(single_socket, everything=False)),
-            "Doorward": ((doorward,), ext_authz(check, everything=False)),
-        }
-        return self.load_all(variants, ["-c", 10, "--rps", 50], requests=5_000)
-
-    def load_all(self, variants, how=("-c", 64), requests=40_000):
+    def load_all(self, variants, send=None, requests=40_000):
         """Rounds of CPU per request, of Envoy and of what stands beside it."""
+        send = send or self.as_browser("-c", 64)
         envoys = {name: self.envoy(f"{at}", filters) for at, (name, (_, filters)) in enumerate(variants.items())}
-        requests = int(requests * self.scale)
-        taken = {name: [] for name in variants}
-
-        def load(name, requests):
-            envoy, port, _ = envoys[name]
-            beside = variants[name][0]
-            before = (envoy.cpu(), sum(server.cpu() for server in beside))
-            done = h2load("--h1", "-n", requests, *how, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
-            return [(envoy.cpu() - before[0]) / done * 1e6, (sum(server.cpu() for server in beside) - before[1]) / done * 1e6]
-
-        for name in variants:
-            load(name, requests // 4)
-        for _ in range(self.rounds):
-            for name in variants:
-                taken[name].append(load(name, requests))
+        gateways = {name: ((envoys[name][0],), variants[name][0], partial(send, envoys[name][1])) for name in variants}
+        taken = self.rounds_of(gateways, requests)
         self.end()
+        return taken
+
+    def as_browser(self, *how):
+        """Sends a browser's requests to a port, and returns how many."""
+        return lambda port, requests: h2load("--h1", "-n", requests, *how, "-t", 1, *self.browser(), f"http://127.0.0.1:{port}/orders?page=2")
+
+    def rounds_of(self, gateways, requests):
+        """Rounds of CPU per request, of each gateway's own servers and of those beside it."""
+        requests = int(requests * self.scale)
+        taken = {name: [] for name in gateways}
+
+        def load(own, beside, send, requests):
+            before = [sum(server.cpu() for server in servers) for servers in (own, beside)]
+            done = send(requests)
+            after = [sum(server.cpu() for server in servers) for servers in (own, beside)]
+            return [(after - before) / done * 1e6 for before, after in zip(before, after)]
+
+        for gateway in gateways.values():
+            load(*gateway, requests // 4)
+        for _ in range(self.rounds):
+            for name, gateway in gateways.items():
+                taken[name].append(load(*gateway, requests))
         return taken
 
     # The settings of envoy/edge-uds.yaml, one by one
@@ -405,64 +315,6 @@ class Bench:
         secret = self.directory / "client-secret"
         secret.write_text("secret")
         return f", introspection: {{url: \"http://127.0.0.1:{port}/\", client_id: a, client_secret_file: {secret}, cache: 1s, when: always}}"
-
-
-def NOTHING(_block, _cluster):
-    return "", ""
-
-
-def changed(filters, pattern, replacement):
-    """The same, with what the pattern finds replaced."""
-    def change(block, cluster):
-        block, cluster = filters(block, cluster)
-        text, found = re.subn(pattern, replacement, block + MARK + cluster)
-        assert found == 1, pattern
-        return text.split(MARK)
-
-    return change
-
-
-def ext_authz(address, everything):
-    def filters(block, cluster):
-        if everything:  # Without allowed_headers.
-            block = re.sub(r" {22}# What Doorward reads.*", "", block, flags=re.S)
-        if address.startswith("unix:"):
-            return block, cluster.replace("/run/doorward/check.sock", address[5:])
-        port = address.rpartition(":")[2]
-        socket_address = f"address:\n                    socket_address: {{address: 127.0.0.1, port_value: {port}}}\n"
-        return block, re.sub(r"address:\n\s+pipe:\n\s+path: \S+\n", socket_address, cluster)
-
-    return filters
-
-
-def inside_envoy(file, facts):
-    config = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.dynamic_modules.v3.DynamicModuleFilter",
-        "dynamic_module_config": {"name": "doorward_envoy", "do_not_close": True},
-        "filter_name": "doorward",
-        "filter_config": {"@type": "type.googleapis.com/google.protobuf.Struct", "value": {"config": str(file), "facts": facts}},
-    }
-    block = f"                  - name: doorward\n                    typed_config: {json.dumps(config)}\n\n"
-    return lambda _block, _cluster: (block, "")
-
-
-def jwt_authn(jwks, cache):
-    provider = {
-        "issuer": "https://auth.example.com",
-        "audiences": ["shop"],
-        "local_jwks": {"inline_string": jwks},
-        "forward": True,
-        "claim_to_headers": [{"header_name": "x-user-id", "claim_name": "sub"}, {"header_name": "x-user-email", "claim_name": "email"}],
-    }
-    if cache:
-        provider["jwt_cache_config"] = {"jwt_cache_size": 1000}
-    config = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-        "providers": {"main": provider},
-        "rules": [{"match": {"prefix": "/"}, "requires": {"provider_name": "main"}}],
-    }
-    block = f"                  - name: envoy.filters.http.jwt_authn\n                    typed_config: {json.dumps(config)}\n\n"
-    return lambda _block, _cluster: (block, "")
 
 
 # The report
@@ -566,28 +418,32 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     parser.add_argument("--json", action="store_true", help="write target/compare.json")
-    parser.add_argument("--only", choices=["direct", "envoy", "module", "rate", "settings", "profile", "start"], help=HELP)
+    parser.add_argument("--only", choices=PARTS, help=HELP)
     args = parser.parse_args()
     caption = f"{datetime.date.today()}, {machine()}; medians of interleaved rounds"
     ratios, direct, added = {}, None, None
     with tempfile.TemporaryDirectory(prefix="doorward-compare-") as directory:
         bench = Bench(directory, rounds=5 if args.quick else 9, scale=0.3 if args.quick else 1)
         try:
-            message = bench.capture() if args.only not in ("module", "rate") else None
+            message = bench.capture() if args.only in (None, "direct", "profile") else None
             if args.only == "settings":
                 return report_settings(*bench.settings())
             if args.only == "start":
                 return starting.report(starting.starts(bench))
             if args.only == "profile":
                 return profiling.report(profiling.shares(bench))
+            if args.only == "users":
+                gateways.report_users(gateways.users(bench), ratios)
+            if args.only == "peers":
+                gateways.report_peers(gateways.peers(bench), ratios)
             if args.only == "module":
-                report_envoy(bench.inside(), ratios)
-            elif args.only == "rate":
-                report_envoy(bench.at_low_rate(), ratios, "500 requests a second on 10 connections")
-            elif args.only != "envoy":
+                report_envoy(gateways.inside(bench), ratios)
+            if args.only == "rate":
+                report_envoy(gateways.at_low_rate(bench), ratios, "500 requests a second")
+            if args.only in (None, "direct"):
                 direct, memory = bench.direct()
                 report_direct(direct, memory, message, ratios)
-            if args.only not in ("direct", "module", "rate"):
+            if args.only in (None, "envoy"):
                 added = report_envoy(bench.through_envoy(), ratios)
         finally:
             bench.end()

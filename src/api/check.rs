@@ -182,7 +182,7 @@ where
 
 /// The HTTP response with a gRPC message, prefix included, and the status OK behind it.
 fn reply(message: Vec<u8>) -> Response<Reply> {
-    let mut response = Response::new(Reply { message: Some(message.into()), ended: false });
+    let mut response = Response::new(Reply { message: message.into(), ended: false });
     response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
@@ -191,26 +191,31 @@ pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status"
 
 /// A gRPC message and its trailers.
 pub struct Reply {
-    message: Option<Bytes>,
+    /// What is left of it.
+    message: Bytes,
     ended: bool,
 }
+
+/// The most bytes of a frame. h2 gathers frames of less than 1 KB, and those of other answers, into one write; a larger
+/// one takes two writes of its own, each of which wakes Envoy.
+const FRAME: usize = 1_000;
 
 impl http_body::Body for Reply {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = match self.message.take() {
-            Some(message) => Some(Ok(Frame::data(message))),
-            None if self.ended => None,
-            None => {
-                self.ended = true;
-                let mut trailers = HeaderMap::with_capacity(1);
-                trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
-                Some(Ok(Frame::trailers(trailers)))
-            }
-        };
-        Poll::Ready(frame)
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let length = self.message.len().min(FRAME);
+        if length > 0 {
+            return Poll::Ready(Some(Ok(Frame::data(self.message.split_to(length)))));
+        }
+        self.ended = true;
+        let mut trailers = HeaderMap::with_capacity(1);
+        trailers.insert(GRPC_STATUS, HeaderValue::from_static("0"));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -231,5 +236,34 @@ fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
         "u" => Some(Duration::from_micros(amount)),
         "n" => Some(Duration::from_nanos(amount)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use http_body::Body as _;
+
+    use super::*;
+
+    /// h2 writes a frame of 1 KB or more by itself.
+    #[test]
+    fn an_answer_of_any_size_is_in_frames_that_are_gathered() {
+        for size in [5, 999, 1_000, 1_001, 1_123, 2_000, 5_000] {
+            let message: Vec<u8> = (0..size).map(|number: u32| number.to_le_bytes()[0]).collect();
+            let (mut body, mut read, mut trailers) = (reply(message.clone()).into_body(), Vec::new(), None);
+            while let Some(Ok(frame)) = body.frame().now_or_never().flatten() {
+                match frame.into_data() {
+                    Ok(data) => {
+                        assert!((1..1_024).contains(&data.len()), "{} of {size}", data.len());
+                        read.extend_from_slice(&data);
+                    }
+                    Err(frame) => trailers = frame.into_trailers().ok(),
+                }
+            }
+            assert_eq!(read, message);
+            assert_eq!(trailers.unwrap()[GRPC_STATUS], "0");
+            assert!(body.is_end_stream());
+        }
     }
 }

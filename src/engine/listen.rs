@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
+
+use super::unix::UnixConnection;
 
 /// A bound listener.
 pub(crate) enum Listener {
@@ -86,7 +88,7 @@ impl Accepted {
     pub(super) fn register(self) -> io::Result<Box<dyn Stream>> {
         Ok(match self {
             Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
-            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+            Self::Unix(stream) => Box::new(UnixConnection::register(stream)?),
         })
     }
 }

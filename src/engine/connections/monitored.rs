@@ -56,8 +56,8 @@ impl AsyncRead for MonitoredStream {
     }
 }
 
-/// Not vectored: h2 then gathers answers of up to 1 KB, which nearly all are, into one write instead of writing each
-/// by itself.
+/// Not vectored: h2 then gathers frames of less than 1 KB, which all of an answer are, into one write instead of writing
+/// each by itself.
 impl AsyncWrite for MonitoredStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(self.stream.get_mut()).poll_write(cx, bytes)
