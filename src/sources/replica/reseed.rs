@@ -9,7 +9,7 @@ use tokio::time::{sleep, timeout};
 use super::super::ledger::{LedgerError, Position, RedisLedger};
 use super::Replica;
 use super::stats::{Operation, gauge};
-use crate::authz::revocation::{Note, Revocation, RevocationIndex};
+use crate::authz::revocation::{Revocation, RevocationIndex};
 use crate::clock::Steady;
 
 /// Revocations per append.
@@ -31,14 +31,6 @@ pub(super) struct Loss {
     seen: Arc<RevocationIndex>,
     /// The log has been read from its start: an entry that was not seen is missing.
     is_known: bool,
-}
-
-/// The entry with the time from which its end counts, by which relays to other regions see that it says nothing new. An
-/// index has its end alone, rounded up.
-fn dated(entry: &Revocation, retention: Duration) -> Revocation {
-    let since = entry.expires_at.minus(retention + Duration::from_secs(1));
-    let note = entry.note.clone().unwrap_or_else(|| Box::new(Note { since, by: None, reason: None }));
-    Revocation { note: Some(note), ..entry.clone() }
 }
 
 impl Replica {
@@ -126,7 +118,7 @@ impl Replica {
                 }
                 assured = Steady::now();
             }
-            let dated: Vec<_> = batch.iter().map(|entry| dated(entry, ledger.retention())).collect();
+            let dated: Vec<_> = batch.iter().map(|entry| ledger.dated(entry)).collect();
             let written = ledger.append(&dated).await;
             self.stats.count(Operation::Reseed, written.as_ref().map(drop));
             written?;

@@ -162,7 +162,8 @@ pub struct Reader {
     /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
     /// For an entry that is copied into another log, where its id is another one: a written `expires` is taken as it is,
-    /// and not extended to the retention; and `since`, if it is not written, is the time of the id.
+    /// and not extended to the retention; and `since`, if it is not written, is the time of the id, unless the written end
+    /// is all that counts.
     pub as_written: bool,
 }
 
@@ -242,7 +243,7 @@ impl Decoder {
         };
         // An entry that was written back keeps its time, which cannot be later than its writing; but the clocks of two
         // stores are not compared.
-        let note = if reader.as_written {
+        let note = if reader.as_written && !matches!(kind, Kind::Registration | Kind::Token) {
             let since = instant_until(since).unwrap_or(id_at);
             Some(Note::new(since, by, reason).unwrap_or_else(|| Box::new(Note { since, by: None, reason: None })))
         } else {
