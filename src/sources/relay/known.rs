@@ -49,11 +49,8 @@ impl KnownEntries {
         let mut tops = self.tops(&entry.target);
         let top = &mut tops[entry.origin as usize];
         *top = Some(top.map_or(said, |top| top.with(said)));
-        let mut told = tops.iter().flatten();
-        let first = told.next();
-        if tops.iter().flatten().all(|top| top.is_said)
-            && told.all(|top| first.is_none_or(|first| first.end == top.end))
-        {
+        let end = tops.iter().flatten().map(|top| top.end).max();
+        if tops.iter().flatten().all(|top| top.is_said && Some(top.end) == end) {
             self.apart.remove(&entry.target);
         } else {
             self.apart.insert(entry.target.clone(), tops);
