@@ -13,9 +13,11 @@ use crate::authz::jwks::{LeftOut, RejectedKey};
 use crate::authz::labels;
 use crate::authz::revocation::{Kind, RevocationIndex};
 use crate::instruments::{Row, instruments};
+use crate::sources::alarm::AlarmResult;
 use crate::sources::http::FetchResult;
 use crate::sources::relay::RelayStats;
 use crate::sources::replica::{LAG_BUCKETS, ReplicaStats};
+use crate::sources::signals::Operation;
 use crate::sources::streams::Cause;
 
 /// 10 µs to 1 s.
@@ -42,7 +44,7 @@ instruments! {
         /// Attempts to load an issuer's keys.
         jwks_fetches: IntCounterVec = "doorward_jwks_fetches_total" by ["issuer", "result"],
         /// Keys of an issuer's current set that are not used, by cause.
-        jwks_unfit_keys: IntGaugeVec = "doorward_jwks_unfit_keys" by ["issuer", "cause"],
+        jwks_rejected_keys: IntGaugeVec = "doorward_jwks_unfit_keys" by ["issuer", "cause"],
         /// Time since an issuer's keys were last loaded.
         jwks_age: GaugeVec = "doorward_jwks_age_seconds" by ["issuer"],
         /// Introspection requests to an issuer; `suspended` and `busy` ones were not sent.
@@ -199,8 +201,10 @@ impl Metrics {
         }
         // A series that exists before its first count shows that count as an increase.
         metrics.inlet_events.with_label_values(&["backchannel_logout", "applied"]);
-        metrics.signal_requests.with_label_values(&["poll", "ok"]);
-        metrics.replay_alarms.with_label_values(&["delivered"]);
+        metrics.signal_requests.with_label_values(&[Operation::Poll.label(), FetchResult::Ok.label()]);
+        for result in AlarmResult::ALL {
+            metrics.replay_alarms.with_label_values(&[result.label()]);
+        }
         for kind in Kind::ALL {
             metrics.revoked_presented.with_label_values(&[kind.as_str()]);
         }
@@ -252,10 +256,10 @@ impl Metrics {
     }
 
     /// Sets the number of keys of an issuer's current set that are left out, by cause.
-    pub fn unfit_keys(&self, issuer: &str, unfit: &[LeftOut]) {
+    pub fn rejected_keys(&self, issuer: &str, left_out: &[LeftOut]) {
         for cause in RejectedKey::ALL {
-            let count = unfit.iter().filter(|found| found.cause == cause).count();
-            self.jwks_unfit_keys
+            let count = left_out.iter().filter(|found| found.cause == cause).count();
+            self.jwks_rejected_keys
                 .with_label_values(&[issuer, cause.label()])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }

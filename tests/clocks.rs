@@ -8,7 +8,7 @@ mod leases;
 mod steps;
 mod undated;
 mod unread;
-mod untold;
+mod unreported;
 
 use std::process::Command;
 use std::time::Duration;

@@ -52,7 +52,7 @@ impl Jwks {
         if members.len() > Self::MAX_KEYS {
             return Err(JwksError::TooMany(members.len()));
         }
-        let mut unfit = Vec::new();
+        let mut left_out = Vec::new();
         let mut found: Vec<(Key, usize)> = Vec::new();
         for (place, member) in members.iter().enumerate() {
             match read_key(member, algorithms) {
@@ -61,7 +61,7 @@ impl Jwks {
                 Ok(key) => found.push((key, place)),
                 Err(cause) => {
                     let id = member.get("kid").and_then(|id| key_id(id).ok().flatten());
-                    unfit.push(LeftOut { cause, place, id });
+                    left_out.push(LeftOut { cause, place, id });
                 }
             }
         }
@@ -74,11 +74,11 @@ impl Jwks {
         let (keys, duplicates): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|(key, _)| named(key).is_none_or(|id| holders[&id] == 1));
         let duplicates = duplicates.into_iter();
-        unfit.extend(duplicates.map(|(key, place)| {
+        left_out.extend(duplicates.map(|(key, place)| {
             let id = key.id().map(str::to_owned);
             LeftOut { cause: RejectedKey::DuplicateId, place, id }
         }));
-        Ok((Self { keys: keys.into_iter().map(|(key, _)| key).collect() }, unfit))
+        Ok((Self { keys: keys.into_iter().map(|(key, _)| key).collect() }, left_out))
     }
 
     /// A shared secret for HS256, HS384 or HS512; it has no id and serves whatever `kid` a token names.

@@ -30,13 +30,13 @@ pub struct SigningKey {
 
 /// The file has no supported private key.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct UnfitKey;
+pub struct UnusableKey;
 
 impl SigningKey {
     /// Reads a PEM file with a private key in PKCS #8: EC P-256, Ed25519, or RSA from 2048 bits.
-    pub fn from_pem(pem: &str) -> Result<Self, UnfitKey> {
+    pub fn from_pem(pem: &str) -> Result<Self, UnusableKey> {
         if !pem.contains("-----BEGIN PRIVATE KEY-----") {
-            return Err(UnfitKey); // Older and encrypted forms of private keys.
+            return Err(UnusableKey); // Older and encrypted forms of private keys.
         }
         let pem = pem.as_bytes();
         let read = [
@@ -46,7 +46,7 @@ impl SigningKey {
         ];
         let read = read.into_iter().filter_map(|(algorithm, key)| Some((algorithm, key.ok()?)));
         let mut fit = read.filter_map(|(algorithm, key)| Self::new(algorithm, key));
-        fit.next().ok_or(UnfitKey)
+        fit.next().ok_or(UnusableKey)
     }
 
     fn new(algorithm: Algorithm, key: EncodingKey) -> Option<Self> {
@@ -98,7 +98,7 @@ pub struct PayloadSigner {
 
 impl PayloadSigner {
     /// Reads a PEM file like [`SigningKey::from_pem`].
-    pub fn from_pem(pem: &str, ttl: Duration) -> Result<Self, UnfitKey> {
+    pub fn from_pem(pem: &str, ttl: Duration) -> Result<Self, UnusableKey> {
         Ok(Self { key: SigningKey::from_pem(pem)?, ttl })
     }
 
@@ -193,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn unfit_keys_are_refused() {
+    fn unusable_keys_are_refused() {
         let encrypted = ES256.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
         let sec1 = ES256.replace("PRIVATE KEY", "EC PRIVATE KEY");
         let cut = ES256.replace("-----END", "");
         for pem in
             [P384, RSA1024, &encrypted, &sec1, &cut, "", "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"]
         {
-            assert_eq!(PayloadSigner::from_pem(pem, Duration::from_secs(60)).unwrap_err(), UnfitKey, "{pem}");
+            assert_eq!(PayloadSigner::from_pem(pem, Duration::from_secs(60)).unwrap_err(), UnusableKey, "{pem}");
         }
     }
 }

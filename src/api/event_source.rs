@@ -15,36 +15,27 @@ pub(super) use logout::{LogoutError, log_out};
 
 use crate::authz::claims::IssuerName;
 use crate::authz::denial::Denial;
+use crate::authz::labels;
 use crate::authz::refusal::{List, Refusal, Shown};
 use crate::authz::revocation::Revocation;
 use crate::authz::signals::Transmitter;
 use crate::authz::token::{BearerToken, TrustedIssuer, UnverifiedToken};
 use crate::state::{DecisionLog, LedgerError, Policy, State};
 
-/// A receiver of messages; a closed set of labels.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum EventSource {
-    Revoke,
-    Introspect,
-    BackchannelLogout,
-    Push,
-    Poll,
-    GlobalRevocation,
+labels! {
+    /// A receiver of messages.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum EventSource {
+        Revoke = "oauth2_revoke",
+        Introspect = "oauth2_introspect",
+        BackchannelLogout = "backchannel_logout",
+        Push = "signals_push",
+        Poll = "signals_poll",
+        GlobalRevocation = "global_token_revocation",
+    }
 }
 
 impl EventSource {
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Revoke => "oauth2_revoke",
-            Self::Introspect => "oauth2_introspect",
-            Self::BackchannelLogout => "backchannel_logout",
-            Self::Push => "signals_push",
-            Self::Poll => "signals_poll",
-            Self::GlobalRevocation => "global_token_revocation",
-        }
-    }
-
     /// Counts one message; `result` is of a closed set, the labels of [`Denial`] among them.
     pub(super) fn count(self, state: &State, result: &'static str) {
         state.metrics.inlet_events.with_label_values(&[self.label(), result]).inc();

@@ -13,7 +13,7 @@ use super::shown::Shown;
 use super::source::{Blamed, Source};
 use crate::authz::api_key::{KeyDigest, digest_of};
 use crate::authz::claims::IssuerName;
-use crate::authz::signing::UnfitKey;
+use crate::authz::signing::UnusableKey;
 use crate::sources::files::{Stamp, Stamps};
 use crate::sources::http::Authorities;
 
@@ -255,7 +255,7 @@ impl<'a> Check<'a> {
         &mut self,
         at: &KeyPath,
         name: &str,
-        read: impl FnOnce(&str) -> Result<T, UnfitKey>,
+        read: impl FnOnce(&str) -> Result<T, UnusableKey>,
     ) -> Option<T> {
         let (path, pem) = self.pem_file(at, name, "PRIVATE KEY");
         let key = read(&String::from_utf8(pem?).ok()?);

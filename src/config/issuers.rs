@@ -440,7 +440,7 @@ const fn secret_bytes(algorithm: Algorithm) -> usize {
 /// A set without a usable key is only a warning: an operator withdraws a leaked key by emptying the
 /// file, and a refused reload would keep the key in force.
 fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<LeftOut>), JwksError>) -> Option<Jwks> {
-    let (keys, unfit) = match parsed {
+    let (keys, left_out) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
             let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
@@ -448,7 +448,7 @@ fn usable(check: &mut Check<'_>, at: &KeyPath, parsed: Result<(Jwks, Vec<LeftOut
             return None;
         }
     };
-    for left_out in unfit {
+    for left_out in left_out {
         check.warn(at, format!("a key is left out: {left_out}"));
     }
     if keys.is_empty() {

@@ -309,15 +309,15 @@ fn fetched(config: &Config) -> anyhow::Result<Vec<KeySource>> {
 
 fn publish(state: &State, issuer: &IssuerName, update: Update) {
     let result = match update {
-        Update::Loaded { keys, unfit } => {
+        Update::Loaded { keys, left_out } => {
             state.publish_keys(issuer, Some(&keys));
-            state.metrics.unfit_keys(issuer.as_str(), &unfit);
-            report(issuer, &keys, &unfit);
+            state.metrics.rejected_keys(issuer.as_str(), &left_out);
+            report(issuer, &keys, &left_out);
             FetchResult::Ok
         }
-        Update::Failed { unfit } => {
-            if !unfit.is_empty() {
-                state.metrics.unfit_keys(issuer.as_str(), &unfit);
+        Update::Failed { left_out } => {
+            if !left_out.is_empty() {
+                state.metrics.rejected_keys(issuer.as_str(), &left_out);
             }
             FetchResult::Failed
         }

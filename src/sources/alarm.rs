@@ -15,6 +15,8 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tracing::warn;
 
+use crate::authz::labels;
+
 use super::http::{Chain, Client, HttpError, Redirects, send};
 
 /// The receiver of the notifications and their rate.
@@ -29,6 +31,20 @@ pub struct AlarmSettings {
 pub struct Webhook {
     pub url: String,
     pub token: Option<SecretString>,
+}
+
+labels! {
+    /// The result of an alarm.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum AlarmResult {
+        Delivered = "delivered",
+        /// The webhook did not take it.
+        Failed = "failed",
+        /// More than `per_minute`.
+        Suppressed = "suppressed",
+        /// Too many waited for the webhook.
+        Dropped = "dropped",
+    }
 }
 
 /// A revoked token that was presented, without its text.
@@ -58,8 +74,7 @@ pub struct ReplayAlarm {
     window: Mutex<(Instant, u32)>,
     suppressed: AtomicU64,
     queue: Option<mpsc::Sender<Presented>>,
-    /// By result.
-    rung: IntCounterVec,
+    alarms: IntCounterVec,
 }
 
 /// The task that sends the notifications to the webhook.
@@ -67,7 +82,7 @@ pub struct WebhookSender {
     webhook: Webhook,
     client: Client,
     queue: mpsc::Receiver<Presented>,
-    rung: IntCounterVec,
+    alarms: IntCounterVec,
 }
 
 /// The most notifications that wait for the webhook: further ones are dropped, and counted.
@@ -76,18 +91,21 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 impl ReplayAlarm {
     /// The alarm, and its sender, if there is a webhook. Fails only if the HTTP client cannot be built.
-    pub fn new(settings: AlarmSettings, rung: IntCounterVec) -> Result<(Self, Option<WebhookSender>), reqwest::Error> {
+    pub fn new(
+        settings: AlarmSettings,
+        alarms: IntCounterVec,
+    ) -> Result<(Self, Option<WebhookSender>), reqwest::Error> {
         let (queue, webhook_sender) = match settings.webhook {
             None => (None, None),
             Some(webhook) => {
                 let client = Client::new(None, Redirects::Refused)?;
                 let (sender, queue) = mpsc::channel(QUEUE);
-                (Some(sender), Some(WebhookSender { webhook, client, queue, rung: rung.clone() }))
+                (Some(sender), Some(WebhookSender { webhook, client, queue, alarms: alarms.clone() }))
             }
         };
         let window = Mutex::new((Instant::now(), 0));
         Ok((
-            Self { per_minute: settings.per_minute, window, suppressed: AtomicU64::new(0), queue, rung },
+            Self { per_minute: settings.per_minute, window, suppressed: AtomicU64::new(0), queue, alarms },
             webhook_sender,
         ))
     }
@@ -102,7 +120,7 @@ impl ReplayAlarm {
         if window.1 >= self.per_minute {
             drop(window);
             self.suppressed.fetch_add(1, Ordering::Relaxed);
-            self.rung.with_label_values(&["suppressed"]).inc();
+            self.alarms.with_label_values(&[AlarmResult::Suppressed.label()]).inc();
             return None;
         }
         window.1 += 1;
@@ -113,7 +131,7 @@ impl ReplayAlarm {
     pub fn notify(&self, note: impl FnOnce() -> Presented) {
         let Some(queue) = &self.queue else { return };
         if queue.try_send(note()).is_err() {
-            self.rung.with_label_values(&["dropped"]).inc();
+            self.alarms.with_label_values(&[AlarmResult::Dropped.label()]).inc();
         }
     }
 }
@@ -130,7 +148,8 @@ impl WebhookSender {
         let mut failing = false;
         while let Some(note) = self.queue.recv().await {
             let delivered = self.deliver(&note).await;
-            self.rung.with_label_values(&[if delivered.is_ok() { "delivered" } else { "failed" }]).inc();
+            let result = if delivered.is_ok() { AlarmResult::Delivered } else { AlarmResult::Failed };
+            self.alarms.with_label_values(&[result.label()]).inc();
             if let Err(error) = &delivered
                 && !failing
             {
@@ -171,14 +190,14 @@ mod tests {
 
     #[test]
     fn a_flood_of_alarms_is_limited_and_counted() {
-        let rung = IntCounterVec::new(Opts::new("rung", "x"), &["result"]).unwrap();
+        let alarms = IntCounterVec::new(Opts::new("alarms", "x"), &["result"]).unwrap();
         let (alarm, webhook_sender) =
-            ReplayAlarm::new(AlarmSettings { per_minute: 3, webhook: None }, rung.clone()).unwrap();
+            ReplayAlarm::new(AlarmSettings { per_minute: 3, webhook: None }, alarms.clone()).unwrap();
         assert!(webhook_sender.is_none());
         let now = Instant::now();
         let admitted: Vec<_> = (0..10).map(|_| alarm.admit(now)).collect();
         assert_eq!(admitted[..4], [Some(0), Some(0), Some(0), None]);
         assert_eq!(alarm.admit(now + MINUTE), Some(7));
-        assert_eq!(rung.with_label_values(&["suppressed"]).get(), 7);
+        assert_eq!(alarms.with_label_values(&[AlarmResult::Suppressed.label()]).get(), 7);
     }
 }

@@ -21,10 +21,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REDIRECTS: usize = 3;
 
 labels! {
-    /// The result of fetching a document that an issuer publishes.
+    /// The result of a request to an issuer or a transmitter.
     #[derive(Clone, Copy, Debug, Eq, PartialEq)]
     pub enum FetchResult {
-        /// It is used.
+        /// The answer is used.
         Ok = "ok",
         Failed = "failed",
     }

@@ -77,8 +77,8 @@ pub enum FetchError {
     File(String, #[source] std::io::Error),
     #[error("parse the key set of {0}")]
     Parse(String, #[source] JwksError),
-    #[error("no usable key in the set of {url}; left out: {left_out}", left_out = labels(unfit))]
-    NoKeys { url: String, unfit: Vec<LeftOut> },
+    #[error("no usable key in the set of {url}; left out: {left_out}", left_out = labels(left_out))]
+    NoKeys { url: String, left_out: Vec<LeftOut> },
 }
 
 /// The key source of one issuer: from the provider to the authorizer.
@@ -118,11 +118,11 @@ enum Stage {
 pub enum Update {
     Loaded {
         keys: Jwks,
-        unfit: Vec<LeftOut>,
+        left_out: Vec<LeftOut>,
     },
     /// With the rejected keys of a set that has no usable key.
     Failed {
-        unfit: Vec<LeftOut>,
+        left_out: Vec<LeftOut>,
     },
     /// The issuer has not confirmed any keys for `max_stale`: its keys must not be used any more.
     Withdrawn,
@@ -260,9 +260,9 @@ impl KeySource {
                 pause = FILE_INTERVAL;
             } else {
                 match self.fetch().await {
-                    Ok((keys, unfit, max_age)) => {
+                    Ok((keys, left_out, max_age)) => {
                         *lock(&self.loaded) = Some(Instant::now());
-                        publish(&self.issuer, Update::Loaded { keys, unfit });
+                        publish(&self.issuer, Update::Loaded { keys, left_out });
                         lock(&self.demand).last_succeeded = true;
                         seen = stamp;
                         backoff.succeeded();
@@ -278,13 +278,13 @@ impl KeySource {
                         }
                         pause = pause.min(again);
                         lock(&self.demand).last_succeeded = false;
-                        let unfit = match error {
-                            FetchError::NoKeys { unfit, .. } => unfit,
+                        let left_out = match error {
+                            FetchError::NoKeys { left_out, .. } => left_out,
                             _ => Vec::new(),
                         };
                         publish(
                             &self.issuer,
-                            if self.is_outlived() { Update::Withdrawn } else { Update::Failed { unfit } },
+                            if self.is_outlived() { Update::Withdrawn } else { Update::Failed { left_out } },
                         );
                     }
                 }
@@ -333,14 +333,14 @@ impl KeySource {
             Location::File(path) => (path.display().to_string(), self.read_file(path).await?, None),
         };
         let parsed = Jwks::parse(&document, &self.settings.algorithms);
-        let (keys, unfit) = parsed.map_err(|error| FetchError::Parse(source.clone(), error))?;
+        let (keys, left_out) = parsed.map_err(|error| FetchError::Parse(source.clone(), error))?;
 
         // A provider without a key is broken, and its previous keys stay in use. A file belongs to the operator: an
         // empty set withdraws all keys.
         if keys.is_empty() && !matches!(self.settings.location, Location::File(_)) {
-            return Err(FetchError::NoKeys { url: source, unfit });
+            return Err(FetchError::NoKeys { url: source, left_out });
         }
-        Ok((keys, unfit, max_age))
+        Ok((keys, left_out, max_age))
     }
 
     async fn read_url(&self, url: &str) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
@@ -440,16 +440,16 @@ impl KeySources {
 }
 
 /// Logs and counts an update; common to all sources.
-pub fn report(issuer: &IssuerName, keys: &Jwks, unfit: &[LeftOut]) {
-    if unfit.is_empty() {
+pub fn report(issuer: &IssuerName, keys: &Jwks, left_out: &[LeftOut]) {
+    if left_out.is_empty() {
         info!(issuer = %issuer, keys = keys.len(), "keys loaded");
     } else {
-        warn!(issuer = %issuer, keys = keys.len(), unfit = labels(unfit), "keys loaded, some are rejected");
+        warn!(issuer = %issuer, keys = keys.len(), left_out = labels(left_out), "keys loaded, some are rejected");
     }
 }
 
 /// The keys that are left out, of at most [`Jwks::MAX_KEYS`], each named by at most 100 bytes.
-fn labels(unfit: &[LeftOut]) -> String {
-    let labels: Vec<_> = unfit.iter().map(ToString::to_string).collect();
+fn labels(left_out: &[LeftOut]) -> String {
+    let labels: Vec<_> = left_out.iter().map(ToString::to_string).collect();
     if labels.is_empty() { "none".to_owned() } else { labels.join(", ") }
 }

@@ -183,9 +183,9 @@ pub struct SignalNotes {
     /// The record of its owner.
     pub stream: Option<String>,
     /// The state of the latest verification event.
-    pub heard: Option<String>,
+    pub verified: Option<String>,
     /// The latest status that the transmitter announced, and a number that differs each time.
-    pub told: Option<String>,
+    pub announced: Option<String>,
     /// The instance that owns the stream.
     pub owner: Option<String>,
 }
@@ -195,8 +195,8 @@ pub struct SignalNotes {
 pub enum SignalNote {
     /// `None`: forgets everything but the owner.
     Stream(Option<String>),
-    Heard(String),
-    Told(String),
+    Verified(String),
+    Announced(String),
 }
 
 impl Position {

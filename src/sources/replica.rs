@@ -32,8 +32,8 @@ mod reseed;
 mod secret;
 mod signals;
 mod stats;
+mod unreported;
 mod unsaved;
-mod untold;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

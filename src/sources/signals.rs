@@ -24,17 +24,32 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::http::{Authorities, Chain, Client, HttpError, Redirects, send};
+use super::http::{Authorities, Chain, Client, FetchResult, HttpError, Redirects, send};
 use super::ledger::LedgerError;
 use super::replica::Replica;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::jwks::without_mark;
+use crate::authz::labels;
 use crate::authz::signals::StreamKey;
 use credentials::Access;
 pub use credentials::{ClientAuthentication, ClientCredentials, Credential};
 pub use delete::DeleteError;
 use health::{Health, Known};
 pub use health::{StreamRecord, StreamState, Tally};
+
+labels! {
+    /// A request to the API of a transmitter.
+    #[derive(Clone, Copy, Debug, Eq, PartialEq)]
+    pub enum Operation {
+        Poll = "poll",
+        Metadata = "metadata",
+        /// Reads, creates or changes the stream.
+        Stream = "stream",
+        Delete = "delete",
+        Status = "status",
+        Verification = "verification",
+    }
+}
 
 /// The settings of one transmitter.
 #[derive(Clone, Debug)]
@@ -259,14 +274,14 @@ impl Receiver {
     /// refuses is replaced once.
     async fn ask(
         &self,
-        operation: &'static str,
+        operation: Operation,
         access: &Access,
         request: RequestBuilder,
         timeout: Duration,
     ) -> Result<Option<Value>, SignalError> {
         let answer = self.authorized(access, request, timeout).await;
-        let result = if answer.is_ok() { "ok" } else { "failed" };
-        self.requests.with_label_values(&[operation, result]).inc();
+        let result = if answer.is_ok() { FetchResult::Ok } else { FetchResult::Failed };
+        self.requests.with_label_values(&[operation.label(), result.label()]).inc();
         answer
     }
 

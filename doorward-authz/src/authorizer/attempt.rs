@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::proof::Proof;
 use super::{
     Authorizer, Decision, Evidence, Grant, KeyFetch, LockedOut, Needs, Outcome, Principal, Stop, StoreAnswer,
     Verification, View,
 };
 use crate::claims::{ClaimSet, IssuerName, Timestamp};
 use crate::denial::Denial;
+use crate::dpop::VerifiedProof;
 use crate::introspection::{TokenState, is_opaque};
 use crate::refusal::Refusal;
 use crate::revocation::{Clocks, Hit, Origin, Watermark};
@@ -30,6 +30,13 @@ pub(super) struct Attempt<'a> {
 pub(super) struct Verified<'a> {
     pub(super) issuer: &'a TrustedIssuer,
     pub(super) token: VerifiedToken,
+}
+
+/// The sender's permission to use a token, if its proof was not used before.
+pub(super) enum Proof {
+    /// The token is not bound, or by a certificate that the sender has.
+    Given,
+    Dpop(Box<VerifiedProof>),
 }
 
 impl<'a> Attempt<'a> {

@@ -1,6 +1,6 @@
 //! Bound tokens: whether the sender of a request may use its token.
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Proof};
 use super::{Needs, Stop};
 use crate::confirmation::{Confirmation, Thumbprint};
 use crate::denial::Denial;
@@ -25,13 +25,6 @@ impl ProvedToken {
     pub(super) const fn is_by_dpop(&self) -> bool {
         self.by_dpop
     }
-}
-
-/// The sender's permission to use a token, if its proof was not used before.
-pub(super) enum Proof {
-    /// The token is not bound, or by a certificate that the sender has.
-    Given,
-    Dpop(Box<VerifiedProof>),
 }
 
 labels! {

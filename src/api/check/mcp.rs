@@ -204,8 +204,8 @@ mod tests {
     fn check(fields: &Json, expected: Option<&str>) {
         let bytes = metadata(fields);
         let read = message(Value::Bytes(&bytes));
-        let told = read.map(|read| format!("{} {}", read.method, read.tool.unwrap_or("-")));
-        assert_eq!(told.as_deref(), expected, "{fields}");
+        let summary = read.map(|read| format!("{} {}", read.method, read.tool.unwrap_or("-")));
+        assert_eq!(summary.as_deref(), expected, "{fields}");
     }
 
     /// As Envoy 1.40 wrote them for bodies of each kind.
@@ -251,8 +251,8 @@ mod tests {
             whole[name] = value;
             whole
         };
-        let told = |fields: &Json, whole: &Json| message(Value::Bytes(&metadata_with(fields, whole))).is_some();
-        assert!(told(&call, &whole_of(&call)));
+        let is_read = |fields: &Json, whole: &Json| message(Value::Bytes(&metadata_with(fields, whole))).is_some();
+        assert!(is_read(&call, &whole_of(&call)));
         for (name, value) in [
             ("jsonrpc", json!(null)),
             ("jsonrpc", json!("1.0")),
@@ -263,12 +263,12 @@ mod tests {
             ("name", json!(null)),
             ("name", json!({"name": "look"})),
         ] {
-            assert!(!told(&call, &with(name, value.clone())), "{name} {value}");
+            assert!(!is_read(&call, &with(name, value.clone())), "{name} {value}");
         }
-        assert!(!told(&call, &json!({})), "a body that is not JSON");
+        assert!(!is_read(&call, &json!({})), "a body that is not JSON");
         let response = json!({"is_mcp_request": true, "method": "__jsonrpc_response"});
-        assert!(told(&response, &json!({"jsonrpc": "2.0"})));
-        assert!(!told(&response, &json!({})));
+        assert!(is_read(&response, &json!({"jsonrpc": "2.0"})));
+        assert!(!is_read(&response, &json!({})));
         let whole = structure(&whole_of(&call)).encode_to_vec();
         let again = structure(&json!({"name": "pay"})).encode_to_vec();
         assert!(Whole::read(&whole).is_some() && Whole::read(&[whole, again].concat()).is_none());

@@ -58,7 +58,7 @@ impl EventError {
     #[must_use]
     pub fn description(&self) -> Cow<'static, str> {
         let description = match self {
-            Self::Denied(_, Some(told)) => return format!("the security event token: {told}").into(),
+            Self::Denied(_, Some(fault)) => return format!("the security event token: {fault}").into(),
             Self::Denied(Denial::MalformedToken, _) => "the security event token is not a well-formed signed JWT",
             Self::Denied(Denial::UnknownIssuer, _) => "the issuer of the security event token is not configured here",
             Self::Denied(Denial::UnknownKey, _) => "the security event token is signed by a key that is not published",
@@ -195,14 +195,14 @@ async fn about_streams(state: &State, receiver: &Receiver, outcomes: &[EventOutc
             receiver.count(Tally::Refused);
             return Err(EventError::AnotherStream);
         }
-        let told = match outcome {
+        let noted = match outcome {
             EventOutcome::Verified { state: verified, .. } => {
                 receiver.verified(&state.replica, verified.as_deref()).await
             }
-            EventOutcome::StreamUpdated { status, at, .. } => receiver.told(&state.replica, *status, *at).await,
+            EventOutcome::StreamUpdated { status, at, .. } => receiver.announced(&state.replica, *status, *at).await,
             _ => Ok(()),
         };
-        told.map_err(|_| EventError::Store)?;
+        noted.map_err(|_| EventError::Store)?;
     }
     Ok(())
 }

@@ -41,16 +41,17 @@ pub(super) async fn backchannel_logout(State(http): State<Http>, request: Reques
 }
 
 async fn take(http: &Http, request: Request) -> Result<(), (&'static str, OAuthError)> {
-    let told = |error: OAuthError| (error.label(), error);
-    let LogoutForm { logout_token } = read(http, request).await.map_err(told)?;
-    let _permit = admit(http).ok_or(OAuthError::Busy).map_err(told)?;
-    let token = logout_token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(told)?;
+    let labelled = |error: OAuthError| (error.label(), error);
+    let LogoutForm { logout_token } = read(http, request).await.map_err(labelled)?;
+    let _permit = admit(http).ok_or(OAuthError::Busy).map_err(labelled)?;
+    let token = logout_token.ok_or(OAuthError::InvalidRequest("`logout_token` is missing")).map_err(labelled)?;
     log_out(&http.state, &token).await.map_err(|error| match error {
         LogoutError::Denied(refused) => {
             let denial = refused.refusal.denial;
-            let told =
-                refused.for_sender().map(|told| OAuthError::InvalidMessage(format!("the logout token: {told}").into()));
-            (denial.label(), told.unwrap_or_else(|| explain(denial)))
+            let fault = refused
+                .for_sender()
+                .map(|fault| OAuthError::InvalidMessage(format!("the logout token: {fault}").into()));
+            (denial.label(), fault.unwrap_or_else(|| explain(denial)))
         }
         LogoutError::Replayed => ("replayed", OAuthError::InvalidRequest("this logout token was used before")),
         LogoutError::Store => (Denial::StoreUnavailable.label(), explain(Denial::StoreUnavailable)),

@@ -49,9 +49,9 @@ fn tokens_and_identity() {
         "2: identity.payload.sign.key_file",
         "has no PEM `PRIVATE KEY`",
     );
-    for unfit in ["key.pem", "sign-p384.pem", "sign-rsa1024.pem"] {
+    for unusable in ["key.pem", "sign-p384.pem", "sign-rsa1024.pem"] {
         check(
-            &format!("identity: {{payload: {{sign: {{key_file: {unfit}}}}}}}"),
+            &format!("identity: {{payload: {{sign: {{key_file: {unusable}}}}}}}"),
             "2: identity.payload.sign.key_file",
             "must have a PKCS #8 key of EC P-256, Ed25519 or RSA from 2048 bits",
         );

@@ -131,8 +131,8 @@ pub(super) fn mcp_body_unread(model: &Model<'_>, found: &mut Found) {
         }
         for (_, filter) in before {
             let rules: Vec<_> = filter.config.list("request_rules.rules").collect();
-            let told = |key: &str, selectors: &[&str]| rules.iter().any(|rule| tells(rule, key, selectors));
-            let missing: Vec<_> = FIELDS.iter().filter(|(key, of)| !told(key, of)).map(|(key, _)| *key).collect();
+            let covered = |key: &str, selectors: &[&str]| rules.iter().any(|rule| covers(rule, key, selectors));
+            let missing: Vec<_> = FIELDS.iter().filter(|(key, of)| !covered(key, of)).map(|(key, _)| *key).collect();
             if !missing.is_empty() {
                 found.at(&filter.config, format!("no rule writes the body's values for `{}`: every request that a rule with `match.mcp` may be for is refused", missing.join("`, `")));
             }
@@ -141,7 +141,7 @@ pub(super) fn mcp_body_unread(model: &Model<'_>, found: &mut Found) {
 }
 
 /// Whether a rule of `json_to_metadata` writes the selected value under this key.
-fn tells(rule: &Node<'_>, key: &str, selectors: &[&str]) -> bool {
+fn covers(rule: &Node<'_>, key: &str, selectors: &[&str]) -> bool {
     let selected: Vec<_> = rule.list("selectors").map(|selector| selector.text("key").unwrap_or_default()).collect();
     let written =
         |target: &Node<'_>| target.text("key") == Some(key) && is_of(target, WHOLE) && target.get("value").is_none();
@@ -162,7 +162,7 @@ pub(super) fn mcp_forged(model: &Model<'_>, found: &mut Found) {
                 if filter.config.kind == "JsonToMetadata" {
                     for rule in config.list("request_rules.rules") {
                         let targets = ["on_present", "on_missing", "on_error"].map(|field| rule.get(field));
-                        let is_plain = FIELDS.iter().any(|(key, selectors)| tells(&rule, key, selectors));
+                        let is_plain = FIELDS.iter().any(|(key, selectors)| covers(&rule, key, selectors));
                         for (at, target) in targets.into_iter().enumerate() {
                             let Some(target) = target else { continue };
                             let key = target.text("key").unwrap_or_default();

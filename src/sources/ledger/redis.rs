@@ -18,6 +18,7 @@ mod reach;
 mod relay;
 mod retention;
 mod secret;
+mod server;
 mod session;
 mod signals;
 mod store;
@@ -44,7 +45,8 @@ pub use config::{Redis, RedisConfig, RedisConfigError};
 pub(in crate::sources) use feed::{Feed, FeedItem, Snapshot, StreamInfo, Unread};
 pub(in crate::sources) use lease::{Lease, Leases, Renewal, Report};
 pub(in crate::sources) use relay::Received;
-pub(in crate::sources) use store::{Life, Server, StoreFacts};
+pub(in crate::sources) use server::{Server, StoreFacts};
+pub(in crate::sources) use store::Life;
 pub use wire::{Reader, fields as entry_fields, read_entry};
 
 /// Revocations in Redis, shared by every instance that has the same URL and prefix.

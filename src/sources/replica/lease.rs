@@ -387,7 +387,7 @@ impl Replica {
                     receipt.waiting.push(self.name.to_string());
                     receipt.applied -= 1;
                 }
-                receipt.lapsed = self.has_untold(&leases, &revocation.target.issuer, asked, ledger.longest_lease());
+                receipt.lapsed = self.has_unreported(&leases, &revocation.target.issuer, asked, ledger.longest_lease());
                 if receipt.is_confirmed() {
                     return receipt;
                 }

@@ -247,52 +247,84 @@ impl Replica {
     }
 
     async fn note_names(&self, is_known: bool) -> Result<(), LedgerError> {
-        let Issuers { all, accept_loss, past, mut superseded, .. } = self.issuers();
-        if all.is_empty() {
+        let issuers = self.issuers();
+        if issuers.all.is_empty() {
             return Ok(());
         }
-        // A process that decides noted its own; another relies on the notes, which a store may have lost.
-        let epoch = if is_known { None } else { self.settled_epoch()? };
-        let mut noted = self.read_names().await?;
-        if !is_known && lock(&self.standing.noted).store.epoch != epoch {
-            return Err(LedgerError::Unavailable { cause: "the store has lost its data".into() });
-        }
-        if !is_known && noted.is_empty() && self.awaits_notes().await {
-            return Err(LedgerError::Unavailable { cause: "an instance that decides has not noted its names".into() });
-        }
+        let noted = self.settled_names(is_known, &issuers.all).await?;
         // By the clock that is ahead: a note must not end before the revocations that it covers.
         let seen = self.clocks().latest();
-        self.add_lead_names(noted.further_leads(&all));
-        if !is_known && !self.read_leads().await {
-            return Err(LedgerError::Unavailable { cause: "the leads of issuers are not read".into() });
+        match self.put_in_force(is_known, &issuers, noted, seen).await? {
+            Some(superseded) => self.renew_notes(&issuers.all, superseded, seen).await,
+            None => Ok(()),
         }
+    }
+
+    /// Reads the notes. Fails while a process that does not decide yet cannot rely on them: the store may have lost
+    /// some, or the leads of these issuers are not known.
+    async fn settled_names(&self, is_known: bool, all: &[Arc<TrustedIssuer>]) -> Result<Names, LedgerError> {
+        let unavailable = |cause: &str| Err(LedgerError::Unavailable { cause: cause.into() });
+        // A process that decides noted its own; another relies on the notes, which a store may have lost.
+        let epoch = if is_known { None } else { self.settled_epoch()? };
+        let noted = self.read_names().await?;
+        if !is_known && lock(&self.standing.noted).store.epoch != epoch {
+            return unavailable("the store has lost its data");
+        }
+        if !is_known && noted.is_empty() && self.awaits_notes().await {
+            return unavailable("an instance that decides has not noted its names");
+        }
+        self.add_lead_names(noted.further_leads(all));
+        if !is_known && !self.read_leads().await {
+            return unavailable("the leads of issuers are not read");
+        }
+        Ok(noted)
+    }
+
+    /// Compares the names with the notes and, if they agree, lets this process decide. Returns the notes that the names
+    /// in force replace; `None` if nothing may be noted.
+    async fn put_in_force(
+        &self,
+        is_known: bool,
+        issuers: &Issuers,
+        mut noted: Names,
+        seen: Timestamp,
+    ) -> Result<Option<Superseded>, LedgerError> {
+        let Issuers { all, accept_loss, past, superseded, .. } = issuers;
         // The meanings of names in this process may never have been noted, or may be lost with the store.
-        let known = if is_known { noted.clone() } else { noted.clone().and(past) };
+        let known = if is_known { noted.clone() } else { noted.clone().and(past.clone()) };
         let conflicts = self.conflicts(known, all.clone()).await?;
-        if conflicts.is_empty() || accept_loss {
-            if !is_known {
-                // Before any use of the names: another instance must see them.
-                self.ledger.note_names(&Names::texts(&all), &[], seen).await?;
-            }
-            {
-                let state = lock(&self.standing.state);
-                if !Arc::ptr_eq(&state.all, &all) {
-                    return Ok(()); // Newer issuers were set meanwhile, and are not checked against the notes yet.
-                }
-                self.freshness.named.set(true);
-            }
-            self.log(None);
-            // A full store accepts no note now; that is not a reason to refuse decisions.
-            superseded.extend(noted.supersede(&all, &[], accept_loss));
-        } else {
+        if !conflicts.is_empty() && !accept_loss {
             let lines = conflicts.iter().map(line).collect::<Vec<_>>().join("; ");
             self.log(Some((ReplicaState::NamesDiffer, lines.into())));
-            if !is_known {
-                return Ok(());
-            }
             // A process that decides continues: it was first, or a reload accepted the loss. Both meanings of its names
             // stay in the notes, so that both instances see the conflict.
+            return Ok(is_known.then(|| superseded.clone()));
         }
+        if !is_known {
+            // Before any use of the names: another instance must see them.
+            self.ledger.note_names(&Names::texts(all), &[], seen).await?;
+        }
+        {
+            let state = lock(&self.standing.state);
+            if !Arc::ptr_eq(&state.all, all) {
+                return Ok(None); // Newer issuers were set meanwhile, and are not checked against the notes yet.
+            }
+            self.freshness.named.set(true);
+        }
+        self.log(None);
+        let mut superseded = superseded.clone();
+        superseded.extend(noted.supersede(all, &[], *accept_loss));
+        Ok(Some(superseded))
+    }
+
+    /// Notes that the names are in use, and drops the notes that they replace. A full store accepts no note; that is not
+    /// a reason to refuse decisions.
+    async fn renew_notes(
+        &self,
+        all: &[Arc<TrustedIssuer>],
+        superseded: Superseded,
+        seen: Timestamp,
+    ) -> Result<(), LedgerError> {
         let Superseded { mut ended, amended } = superseded;
         if !self.clocks().agree_within(self.clocks.leeway()) {
             ended.clear(); // No date that is noted under these names can be read now.
@@ -300,7 +332,7 @@ impl Replica {
         if !ended.is_empty() {
             self.note_leads().await?; // The leads under the names of these notes.
         }
-        let notes = [Names::texts(&all), amended.clone()].concat();
+        let notes = [Names::texts(all), amended.clone()].concat();
         self.ledger.note_names(&notes, &ended, seen).await?;
         let left = &mut lock(&self.standing.state).superseded;
         left.ended.retain(|text| !ended.contains(text));

@@ -129,7 +129,7 @@ pub(super) struct Known {
     /// By the owner, if that is another instance.
     pub(super) reported: Option<StreamState>,
     /// The latest announced status in the store that the owner has seen.
-    pub(super) told: Option<String>,
+    pub(super) announced: Option<String>,
     pub(super) written: Written,
 }
 
@@ -220,7 +220,7 @@ impl Health {
     }
 
     /// Notes that an awaited verification event has arrived.
-    pub(super) fn heard(known: &mut Known, state: &str) -> bool {
+    pub(super) fn note_verification(known: &mut Known, state: &str) -> bool {
         let is_it = known.awaited.as_ref().is_some_and(|(awaited, _)| awaited == state);
         if is_it {
             (known.awaited, known.silent, known.verified_at) = (None, false, Some(clock::now()));

@@ -126,12 +126,12 @@ impl Receiver {
             let bound = self.settings.stream.as_ref().map_or(Duration::MAX, |stream| stream.silent_after);
             let mut is_changed = false;
             self.change(|known| {
-                if let Some(state) = &notes.heard {
-                    Health::heard(known, state);
+                if let Some(state) = &notes.verified {
+                    Health::note_verification(known, state);
                 }
-                if notes.told.is_some() && notes.told != known.told {
-                    known.told.clone_from(&notes.told);
-                    if let Some((status, at)) = notes.told.as_deref().and_then(told) {
+                if notes.announced.is_some() && notes.announced != known.announced {
+                    known.announced.clone_from(&notes.announced);
+                    if let Some((status, at)) = notes.announced.as_deref().and_then(announced_status) {
                         known.see_status(status, at);
                     }
                 }
@@ -207,16 +207,16 @@ impl Receiver {
     pub async fn verified(&self, store: &Replica, state: Option<&str>) -> Result<(), LedgerError> {
         let (Some(state), Some(_)) = (state, &self.settings.stream) else { return Ok(()) };
         let mut here = false;
-        self.change(|known| here = known.owned && Health::heard(known, state));
+        self.change(|known| here = known.owned && Health::note_verification(known, state));
         if here {
             self.health.changed.notify_one();
             return Ok(());
         }
-        store.note_signal(&self.id, &SignalNote::Heard(state.to_owned())).await
+        store.note_signal(&self.id, &SignalNote::Verified(state.to_owned())).await
     }
 
     /// Notes a status that the transmitter announced at a time. One that is older than what is known has no effect.
-    pub async fn told(&self, store: &Replica, status: StreamStatus, at: Timestamp) -> Result<(), LedgerError> {
+    pub async fn announced(&self, store: &Replica, status: StreamStatus, at: Timestamp) -> Result<(), LedgerError> {
         if !self.is_active() {
             return Ok(());
         }
@@ -229,17 +229,17 @@ impl Receiver {
             return Ok(());
         }
         // A third instance may have noted a later one.
-        let noted = store.signal_notes(&self.id).await?.told;
-        if noted.as_deref().and_then(told).is_some_and(|(_, noted)| noted > at) {
+        let noted = store.signal_notes(&self.id).await?.announced;
+        if noted.as_deref().and_then(announced_status).is_some_and(|(_, noted)| noted > at) {
             return Ok(());
         }
         let note = format!("{} {}", status.as_str(), at.as_millis());
-        store.note_signal(&self.id, &SignalNote::Told(note)).await
+        store.note_signal(&self.id, &SignalNote::Announced(note)).await
     }
 }
 
 /// The status of a note, and its time; `None` if it is not understood.
-fn told(note: &str) -> Option<(StreamStatus, Timestamp)> {
+fn announced_status(note: &str) -> Option<(StreamStatus, Timestamp)> {
     let (status, at) = note.split_once(' ')?;
     Some((StreamStatus::parse(status), Timestamp::from_millis(at.parse().ok()?)))
 }
@@ -260,7 +260,7 @@ mod tests {
         assert!(known.see_status(StreamStatus::Disabled, at(40_000)));
         known.read_status(StreamStatus::Enabled, at(1_000));
         assert_eq!(known.status, StreamStatus::Enabled, "a status that is read is that of now");
-        assert_eq!(told("paused 1790000000000"), Some((StreamStatus::Paused, at(1_790_000_000_000))));
-        assert_eq!((told("paused"), told("paused x")), (None, None));
+        assert_eq!(announced_status("paused 1790000000000"), Some((StreamStatus::Paused, at(1_790_000_000_000))));
+        assert_eq!((announced_status("paused"), announced_status("paused x")), (None, None));
     }
 }

@@ -9,7 +9,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::super::retry::Backoff;
-use super::{BACKOFF, PollSettings, Receiver, SignalError, Verdict, problem};
+use super::{BACKOFF, Operation, PollSettings, Receiver, SignalError, Verdict, problem};
 
 /// The most tokens of one poll; a token has 16 KiB at most.
 const MAX_EVENTS: usize = 32;
@@ -27,7 +27,7 @@ struct Report {
 
 impl Report {
     fn reports(&self, id: &str) -> bool {
-        self.acknowledged.iter().any(|told| told == id) || self.refused.contains_key(id)
+        self.acknowledged.iter().any(|acknowledged| acknowledged == id) || self.refused.contains_key(id)
     }
 }
 
@@ -103,7 +103,7 @@ impl Receiver {
         }
         let request = self.request(Method::POST, url, settings.insecure)?.json(&body);
         let access = self.poll_access.as_ref().unwrap_or(&self.access);
-        let answer = self.ask("poll", access, request, LONGEST).await?;
+        let answer = self.ask(Operation::Poll, access, request, LONGEST).await?;
         let Some(sets) = answer.as_ref().and_then(|answer| answer.get("sets")) else { return Ok(Vec::new()) };
         let sets = sets.as_object().ok_or(SignalError::Answer("`sets` is not an object"))?;
         // A value that is not text is refused as an invalid token.

@@ -14,7 +14,7 @@ use super::super::ledger::SignalNotes;
 use super::super::replica::Replica;
 use super::super::retry::Backoff;
 use super::health::{Known, StreamRecord, Written};
-use super::{BACKOFF, Receiver, SignalError, StreamSettings, problem};
+use super::{BACKOFF, Operation, Receiver, SignalError, StreamSettings, problem};
 use crate::authz::signals::{StreamStatus, requested};
 use crate::clock::{self, Steady};
 use crate::sources::jwks::ssf_configuration;
@@ -131,7 +131,7 @@ impl Receiver {
         let next = Known { stream_id: Some(id.clone()), deleted: false, ..self.health.known().clone() };
         self.write(store, Some(self.record(&next).text())).await?;
         self.change(|known| {
-            (known.stream_id, known.told) = (Some(id.clone()), now.told);
+            (known.stream_id, known.announced) = (Some(id.clone()), now.announced);
             (known.deleted, known.awaited, known.silent) = (false, None, false);
             (known.stream, known.problem) = (Some(true), None);
         });
@@ -168,7 +168,7 @@ impl Receiver {
         let url = ssf_configuration(&self.settings.issuer);
         let request = self.request(Method::GET, &url, settings.insecure)?;
         let open = super::Access::new(None); // The metadata is public (SSF 1.0 section 7.2.2).
-        let metadata = self.ask("metadata", &open, request, TIMEOUT).await?;
+        let metadata = self.ask(Operation::Metadata, &open, request, TIMEOUT).await?;
         let metadata = metadata.ok_or(SignalError::Answer("no metadata"))?;
         // SSF 1.0 section 7.2.4: otherwise one transmitter could impersonate another.
         if metadata["issuer"] != self.settings.issuer.as_str() {
@@ -254,7 +254,7 @@ impl Receiver {
     ) -> Result<Option<Value>, SignalError> {
         let url = with_stream(&endpoints.configuration, id)?;
         let request = self.request(Method::GET, &url, settings.insecure)?;
-        match self.ask("stream", &self.access, request, TIMEOUT).await {
+        match self.ask(Operation::Stream, &self.access, request, TIMEOUT).await {
             Ok(Some(stream @ Value::Object(_))) if stream["stream_id"] == id => Ok(Some(stream)),
             Ok(Some(Value::Array(streams))) => Ok(streams.into_iter().find(|stream| stream["stream_id"] == id)),
             Ok(_) => Ok(None),
@@ -271,7 +271,7 @@ impl Receiver {
         endpoints: &Endpoints,
     ) -> Result<Option<Value>, SignalError> {
         let request = self.request(Method::GET, &endpoints.configuration, settings.insecure)?;
-        let streams = match self.ask("stream", &self.access, request, TIMEOUT).await {
+        let streams = match self.ask(Operation::Stream, &self.access, request, TIMEOUT).await {
             Ok(Some(Value::Array(streams))) => streams,
             Ok(Some(stream)) => vec![stream],
             // Some transmitters return this when there is no stream yet.
@@ -302,7 +302,7 @@ impl Receiver {
         wanted: &Value,
     ) -> Result<Value, SignalError> {
         let request = self.request(Method::POST, &endpoints.configuration, settings.insecure)?.json(wanted);
-        let created = match self.ask("stream", &self.access, request, TIMEOUT).await {
+        let created = match self.ask(Operation::Stream, &self.access, request, TIMEOUT).await {
             Err(SignalError::NotJson | SignalError::Http(HttpError::TooLarge(_))) => None,
             created => created?,
         };
@@ -328,7 +328,7 @@ impl Receiver {
             body.as_object_mut().and_then(|members| members.remove("delivery"));
         }
         let request = self.request(Method::PATCH, &endpoints.configuration, settings.insecure)?.json(&body);
-        match self.ask("stream", &self.access, request, TIMEOUT).await {
+        match self.ask(Operation::Stream, &self.access, request, TIMEOUT).await {
             Ok(updated) => Ok(updated.filter(|updated| updated["stream_id"].is_string()).unwrap_or(found)),
             Err(error) if error.is_refusal() => {
                 let name = &self.settings.name;
@@ -367,7 +367,7 @@ impl Receiver {
     ) -> Result<(), SignalError> {
         let url = with_stream(&endpoints.configuration, id)?;
         let request = self.request(Method::DELETE, &url, settings.insecure)?;
-        match self.ask("delete", &self.access, request, TIMEOUT).await {
+        match self.ask(Operation::Delete, &self.access, request, TIMEOUT).await {
             Err(error) if !error.is_unknown() => Err(error),
             _ => Ok(()),
         }
@@ -383,7 +383,7 @@ impl Receiver {
         let Some(url) = &endpoints.status else { return Ok(StreamStatus::Enabled) };
         let body = json!({"stream_id": id, "status": "enabled"});
         let request = self.request(Method::POST, url, settings.insecure)?.json(&body);
-        let answer = self.ask("status", &self.access, request, TIMEOUT).await?.unwrap_or_default();
+        let answer = self.ask(Operation::Status, &self.access, request, TIMEOUT).await?.unwrap_or_default();
         Ok(answer["status"].as_str().map_or(StreamStatus::Enabled, StreamStatus::parse))
     }
 
@@ -431,7 +431,7 @@ impl Receiver {
         let status = match &endpoints.status {
             Some(status) => {
                 let request = self.request(Method::GET, &with_stream(status, id)?, settings.insecure)?;
-                let answer = self.ask("status", &self.access, request, TIMEOUT).await?.unwrap_or_default();
+                let answer = self.ask(Operation::Status, &self.access, request, TIMEOUT).await?.unwrap_or_default();
                 answer["status"].as_str().map_or(StreamStatus::Enabled, StreamStatus::parse)
             }
             // The configuration shows at least whether the stream exists.
@@ -464,7 +464,7 @@ impl Receiver {
         });
         let request = self.request(Method::POST, verification, settings.insecure)?;
         let request = request.json(&json!({"stream_id": id, "state": state}));
-        let requested = self.ask("verification", &self.access, request, TIMEOUT).await;
+        let requested = self.ask(Operation::Verification, &self.access, request, TIMEOUT).await;
         if requested.is_err() {
             self.change(|known| {
                 if known.awaited.as_ref().is_some_and(|(awaited, _)| *awaited == state) {

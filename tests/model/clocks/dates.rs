@@ -43,7 +43,7 @@ impl Clocks {
         fleet.is_verified |= fleet.revoked.is_none();
         if instance.is_cut {
             // The first time it led by the most.
-            fleet.instances[at].untold = instance.untold.or(Some(lead));
+            fleet.instances[at].unreported = instance.unreported.or(Some(lead));
         } else {
             self.tell(fleet, at, lead);
         }
@@ -71,7 +71,7 @@ impl Clocks {
         let is_over = |instance: &Instance| instance.is_current || !instance.may_serve && instance.is_cut;
         (issuer.is_current && !issuer.is_cut && !fleet.confirmed && fleet.instances.iter().all(is_over))
             .then_some(())?;
-        let is_left_out = |instance: &Instance| instance.is_cut && !instance.may_serve && instance.untold.is_some();
+        let is_left_out = |instance: &Instance| instance.is_cut && !instance.may_serve && instance.unreported.is_some();
         fleet.is_verified |= fleet.instances.iter().any(is_left_out);
         let lapsed = fleet.instances.iter().any(|instance| instance.has_lapsed) && !self.has(Fault::LapseIsNotCovered);
         let leeway = issuer.limits.leeway;

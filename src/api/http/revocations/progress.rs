@@ -35,11 +35,11 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
 
 /// The response: its head at once, its events until the receipt.
 pub(super) fn respond(asked: Asked, wait: Wait, revocation: Revocation, position: Position) -> Response<Body> {
-    let (told, progress) = watch::channel(None);
+    let (sender, progress) = watch::channel(None);
     let work = async move {
         let tell = move |receipt: &Receipt| {
             let next = Some(Progress::of(receipt));
-            told.send_if_modified(|known| {
+            sender.send_if_modified(|known| {
                 let changed = *known != next;
                 *known = next;
                 changed

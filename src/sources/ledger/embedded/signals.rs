@@ -21,8 +21,8 @@ impl EmbeddedLedger {
             let notes = signals.entry(id.to_owned()).or_default();
             match note {
                 SignalNote::Stream(record) => notes.stream.clone_from(record),
-                SignalNote::Heard(state) => notes.heard = Some(state.clone()),
-                SignalNote::Told(status) => notes.told = Some(status.clone()),
+                SignalNote::Verified(state) => notes.verified = Some(state.clone()),
+                SignalNote::Announced(status) => notes.announced = Some(status.clone()),
             }
         }
         let (SignalNote::Stream(record), Some(file)) = (note, self.file.clone()) else { return Ok(()) };

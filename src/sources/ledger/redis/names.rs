@@ -9,8 +9,8 @@ use std::time::Duration;
 use super::super::{LedgerError, StoreId};
 use super::RedisLedger;
 use super::answer::{Answer, short};
+use super::server::Server;
 use super::session::Command;
-use super::store::Server;
 use crate::authz::claims::Timestamp;
 use crate::sources::names::{Names, Note};
 

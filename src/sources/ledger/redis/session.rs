@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_system_error_has_its_own_message() {
-        for (shown, told) in [
+        for (shown, expected) in [
             (
                 r#"IO Error: Os { code: 111, kind: ConnectionRefused, message: "Connection refused" }"#,
                 "IO Error: Connection refused",
@@ -289,7 +289,7 @@ mod tests {
             ("Os { code: 1", "Os { code: 1"),
             ("the writer has stopped", "the writer has stopped"),
         ] {
-            assert_eq!(plain(shown), told);
+            assert_eq!(plain(shown), expected);
         }
     }
 }

@@ -1,11 +1,11 @@
 //! The streams of security events that the instances on one store share (see [`crate::sources::signals`]).
 //!
 //! ```text
-//! doorward:{r}:signals            sorted set: the ids of transmitters that have a record
-//! doorward:{r}:signals:ID         the record of the stream, JSON
-//! doorward:{r}:signals-owner:ID   the instance that owns the stream; it expires unless that one renews it
-//! doorward:{r}:signals-heard:ID   the state of the latest verification event that an instance received
-//! doorward:{r}:signals-told:ID    the latest status that the transmitter announced, and a number that differs each time
+//! doorward:{r}:signals               sorted set: the ids of transmitters that have a record
+//! doorward:{r}:signals:ID            the record of the stream, JSON
+//! doorward:{r}:signals-owner:ID      the instance that owns the stream; it expires unless that one renews it
+//! doorward:{r}:signals-verified:ID   the state of the latest verification event that an instance received
+//! doorward:{r}:signals-announced:ID  the latest status that the transmitter announced, and a number that differs each time
 //! ```
 //!
 //! ID is a digest of the transmitter's configured issuer and audience; no text of a message is part of a key.
@@ -19,11 +19,16 @@ use super::session::Command;
 
 impl RedisLedger {
     pub(in crate::sources) async fn signal_notes(&self, id: &str) -> Result<SignalNotes, LedgerError> {
-        let keys = ["", "-heard", "-told", "-owner"].map(|part| self.keys.signals(part, id));
+        let keys = ["", "-verified", "-announced", "-owner"].map(|part| self.keys.signals(part, id));
         let answer = self.shared.call(self, Command::new("MGET").args(keys), self.deadline()).await?;
-        let Some([stream, heard, told, owner]) = answer.parts() else { return Err(short()) };
+        let Some([stream, verified, announced, owner]) = answer.parts() else { return Err(short()) };
         let text = |answer: &fred::types::Value| answer.text().map(str::to_owned);
-        Ok(SignalNotes { stream: text(stream), heard: text(heard), told: text(told), owner: text(owner) })
+        Ok(SignalNotes {
+            stream: text(stream),
+            verified: text(verified),
+            announced: text(announced),
+            owner: text(owner),
+        })
     }
 
     pub(in crate::sources) async fn note_signal(&self, id: &str, note: &SignalNote) -> Result<(), LedgerError> {
@@ -36,11 +41,11 @@ impl RedisLedger {
                 Command::new("ZADD").arg(&*self.keys.signals).arg("0").arg(id),
                 Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.signals).args(["-inf", "0"]),
                 Command::new("DEL").arg(self.keys.signals("", id)),
-                Command::new("DEL").arg(self.keys.signals("-heard", id)),
-                Command::new("DEL").arg(self.keys.signals("-told", id)),
+                Command::new("DEL").arg(self.keys.signals("-verified", id)),
+                Command::new("DEL").arg(self.keys.signals("-announced", id)),
             ],
-            SignalNote::Heard(state) => vec![set("-heard", state)],
-            SignalNote::Told(status) => vec![set("-told", status)],
+            SignalNote::Verified(state) => vec![set("-verified", state)],
+            SignalNote::Announced(status) => vec![set("-announced", status)],
         };
         self.shared.pipeline(self, commands).await.map(drop)
     }

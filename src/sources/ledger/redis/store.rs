@@ -20,27 +20,12 @@ use super::super::LedgerError;
 use super::answer::{self, Answer, short};
 use super::clock::{ServerClock, TOLERANCE};
 use super::feed::Feed;
+use super::server::StoreFacts;
 use super::session::Command;
 use super::wire::Keys;
 use super::{RedisLedger, clock_note, members, retention};
 use crate::authz::claims::Timestamp;
 use crate::clock::Steady;
-
-/// A server in its present role.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(in crate::sources) struct Server {
-    /// `master`, in Redis's terms; any other role is refused.
-    pub(in crate::sources) role: Box<str>,
-    pub(in crate::sources) replication_id: Box<str>,
-}
-
-/// Reasons why a store cannot keep revocations.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(in crate::sources) struct StoreFacts {
-    pub(in crate::sources) server: Server,
-    pub(in crate::sources) max_memory: u64,
-    pub(in crate::sources) eviction_policy: Box<str>,
-}
 
 /// The epoch of a store: one server process from its start.
 #[derive(Clone, Debug)]
@@ -58,40 +43,6 @@ pub(in crate::sources) struct Life {
 const REPAIR: Duration = Duration::from_secs(5);
 /// The tolerance of a mark's end: it is computed from a reading of the clock that may be late.
 const MARK_SLACK: Duration = Duration::from_secs(1);
-
-impl Server {
-    pub(super) fn command() -> Command {
-        Command::new("INFO").arg("replication")
-    }
-
-    /// Parses the answer to [`Self::command`].
-    pub(super) fn read(info: &Value) -> Self {
-        // A proxy that does not implement INFO may answer anything else.
-        let info = info.text().unwrap_or_default();
-        Self { role: fact(info, "role").into(), replication_id: fact(info, "master_replid").into() }
-    }
-}
-
-impl StoreFacts {
-    pub(super) fn command() -> Command {
-        Command::new("INFO").args(["memory", "replication"])
-    }
-
-    /// Parses the answer to [`Self::command`].
-    pub(super) fn read(info: &Value) -> Self {
-        let server = Server::read(info);
-        let info = info.text().unwrap_or_default();
-        Self {
-            server,
-            max_memory: fact(info, "maxmemory").parse().unwrap_or(0),
-            eviction_policy: fact(info, "maxmemory_policy").into(),
-        }
-    }
-}
-
-fn fact<'a>(info: &'a str, name: &str) -> &'a str {
-    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default()
-}
 
 /// The time since which the store has had this epoch at this server, by its keys `meta` and `server`; `None` if
 /// another server is noted.

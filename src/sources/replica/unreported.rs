@@ -11,7 +11,13 @@ impl Replica {
     /// Whether an instance may have verified tokens of the issuer, up to the leeway before `asked` or later, without having
     /// reported how far they are dated ahead. The answer counts when the receipt is confirmed: this process has watched the
     /// store's clock for a while by then.
-    pub(super) fn has_untold(&self, listed: &Leases, issuer: &IssuerName, asked: Steady, longest: Duration) -> bool {
+    pub(super) fn has_unreported(
+        &self,
+        listed: &Leases,
+        issuer: &IssuerName,
+        asked: Steady,
+        longest: Duration,
+    ) -> bool {
         // An instance names the issuer as its own configuration does.
         let names = self.names_beside(issuer);
         let is_named = |unmeasured: &[IssuerName]| unmeasured.iter().any(|name| names.contains(name));
