@@ -200,7 +200,8 @@ impl Regions {
             let elsewhere =
                 (0..self.count).filter(|other| *other != at).fold(0, |all, other| all | world.stores[other].written);
             (1..=ALL).all(|saying| {
-                let copies = store.log[..store.length].iter().filter(|entry| **entry == saying | COPY).count();
+                let is_copy = |entry: &u8| usize::from(*entry == saying | COPY);
+                let copies: usize = store.log[..store.length].iter().map(is_copy).sum();
                 let is_foreign = store.flushed || elsewhere & saying != 0 || saying == ALL;
                 copies <= usize::from(is_foreign)
             })
