@@ -3,7 +3,9 @@
 mod copies;
 mod faults;
 mod figures;
+mod foreign;
 mod full;
+mod merged;
 mod odd;
 mod processes;
 

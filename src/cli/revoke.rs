@@ -3,13 +3,14 @@
 use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
+use std::{iter, thread};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::print;
 use super::server::{Failure, ServerArgs, unconfirmed};
+use super::{FAILED, print};
 use crate::authz::claims::Timestamp;
 use crate::clock;
 
@@ -45,6 +46,10 @@ pub(super) struct RevokeArgs {
     json: bool,
     #[command(flatten)]
     server: ServerArgs,
+    /// Revoke at this Doorward, too: one in another region, with the same admin key. With --wait, every instance in each of the
+    /// regions must confirm. May be repeated.
+    #[arg(long, value_name = "URL")]
+    also: Vec<String>,
 }
 
 #[derive(Args)]
@@ -101,13 +106,49 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
             (format!("v1/revocations?wait=all&timeout={}ms", args.timeout.as_millis()), Some(args.timeout))
         }
     };
-    let reply = args.server.post(&path, &Value::Object(body), patience)?;
-    let receipt = Receipt::read(reply.body);
+    let body = Value::Object(body);
+    if !args.also.is_empty() {
+        return Ok(revoke_in_all(args, &path, &body, patience));
+    }
+    let receipt = Receipt::read(args.server.post(&path, &body, patience)?.body);
     let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.summary()) };
     Ok(match receipt.doubts().as_slice() {
         [] => done,
         doubts => unconfirmed(&format!("stored, but {}", doubts.join("; "))),
     })
+}
+
+/// Asks a service in each region, all at once: one that cannot be reached delays no other.
+fn revoke_in_all(args: &RevokeArgs, path: &str, body: &Value, patience: Option<Duration>) -> ExitCode {
+    let servers: Vec<_> =
+        iter::once(args.server.clone()).chain(args.also.iter().map(|url| args.server.at(url))).collect();
+    let replies: Vec<_> = thread::scope(|scope| {
+        let asked: Vec<_> =
+            servers.iter().map(|server| scope.spawn(move || server.post(path, body, patience))).collect();
+        asked
+            .into_iter()
+            .map(|asked| asked.join().unwrap_or_else(|_| Err(anyhow!("it was not asked").into())))
+            .collect()
+    });
+    let (mut answers, mut summaries, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
+    for (server, reply) in servers.iter().map(ServerArgs::shown).zip(replies) {
+        match reply {
+            Ok(reply) => {
+                let receipt = Receipt::read(reply.body);
+                let doubts = receipt.doubts();
+                if !doubts.is_empty() {
+                    code = unconfirmed(&format!("{server}: stored, but {}", doubts.join("; ")));
+                }
+                summaries.push(format!("{server}:\n{}", receipt.summary()));
+                let mut answer = receipt.json();
+                answer["server"] = json!(server);
+                answers.push(answer);
+            }
+            Err(failure) => code = failure.at(&server).report(),
+        }
+    }
+    let shown = if args.json { format!("{:#}", Value::Array(answers)) } else { summaries.join("\n") };
+    if print(shown) == ExitCode::SUCCESS { code } else { ExitCode::from(FAILED) }
 }
 
 impl TargetArgs {

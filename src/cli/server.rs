@@ -16,7 +16,7 @@ use crate::config;
 
 /// The service to connect to; the admin key comes from `DOORWARD_ADMIN_KEY`, never from the command
 /// line, where other users of the machine could read it.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct ServerArgs {
     /// The URL of the HTTP API: `listen.admin` if that is set, else `listen.http`.
     #[arg(
@@ -32,7 +32,7 @@ pub(super) struct ServerArgs {
 }
 
 /// TLS settings for the service beyond the certificates that the system trusts.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(super) struct TlsArgs {
     /// The CA that signed the service's certificate, PEM; by default the CAs of the system.
     #[arg(long, value_name = "FILE")]
@@ -93,6 +93,14 @@ impl From<anyhow::Error> for Failure {
 }
 
 impl Failure {
+    /// With the server at which it happened.
+    pub(super) fn at(self, server: &str) -> Self {
+        match self {
+            Self::Usage(message) => Self::Usage(format!("{server}: {message}")),
+            Self::Failed(error) => Self::Failed(error.context(server.to_owned())),
+        }
+    }
+
     pub(super) fn report(&self) -> ExitCode {
         match self {
             Self::Usage(message) => {
@@ -110,6 +118,16 @@ const ADMIN_KEY: &str = "DOORWARD_ADMIN_KEY";
 const GRACE: Duration = Duration::from_secs(10);
 
 impl ServerArgs {
+    /// Another service, with the same settings.
+    pub(super) fn at(&self, server: &str) -> Self {
+        Self { server: server.to_owned(), tls: self.tls.clone() }
+    }
+
+    /// Its address without a password.
+    pub(super) fn shown(&self) -> String {
+        config::shown_url(&self.server).unwrap_or_else(|| "the server".to_owned())
+    }
+
     pub(super) fn get(&self, path: &str) -> Result<Reply, Failure> {
         self.request(&reqwest::Method::GET, path, None, None)
     }
@@ -136,7 +154,7 @@ impl ServerArgs {
         let url = server
             .and_then(|server| server.join(path).ok())
             .ok_or_else(|| Failure::Usage("--server: must be a URL such as `http://127.0.0.1:9192`".to_owned()))?;
-        let shown = config::shown_url(&self.server).unwrap_or_else(|| "the server".to_owned());
+        let shown = self.shown();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
         let reply = runtime.block_on(async {

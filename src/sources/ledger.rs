@@ -60,7 +60,8 @@
 //! `{r}:relay:ID` and `{r}:relay-owner:ID` (the relays from this store to another one, and the owner of each), and
 //! `{r}:relayed` (the time up to which the relays of other regions have copied to this store). An entry with a field
 //! `receipt` requests that the instances report at once that they have applied it; `by` (the name of an admin key) and
-//! `since` (milliseconds: the first time of an entry that was written back) are for operators. A reader of the log
+//! `since` (milliseconds: the first time of an entry that was written back, or copied from the log of another region) are
+//! for operators, and for relays, which tell by it whether an entry says more than its copy. A reader of the log
 //! ignores unknown fields.
 
 mod embedded;
@@ -264,6 +265,9 @@ pub(super) const LOG_EXHAUSTED: &str = "an entry of the log has the last possibl
     Doorward rewrites the log automatically. If this lasts, rename the key of the log (`doorward:{r}:log`) while \
     instances run: they write their revocations to a new one";
 
+/// The first word of the error of Redis about a key of another type.
+const WRONG_TYPE: &str = "WRONGTYPE";
+
 /// Why the ledger could not be written or read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -343,6 +347,11 @@ impl LedgerError {
     /// Whether the store refuses writes because its memory is full.
     pub(super) fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Refused { kind: RefusalKind::OutOfMemory, .. })
+    }
+
+    /// Whether a key of another program stands where one of Doorward's belongs.
+    pub(super) fn is_wrong_type(&self) -> bool {
+        matches!(self, Self::Refused { message, .. } if message.starts_with(WRONG_TYPE))
     }
 
     /// Whether a new connection, a moment later, is likely to succeed: the store moves or starts.

@@ -33,7 +33,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Redis, RedisConfig, RedisConfigError, RedisLedger};
+use super::ledger::{LedgerError, Redis, RedisConfig, RedisConfigError, RedisLedger};
 use super::retry::Backoff;
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, TargetId};
@@ -82,9 +82,28 @@ struct Known {
     owned: bool,
     owner: Option<String>,
     note: RelayNote,
+    /// What hinders beside the copying, by [`Remark`].
+    remarks: [Option<String>; 2],
+    /// What the present owner's note was at first. One that was killed changes it no more.
+    watched: Watched,
     /// Since when the note does not have [`RelayNote::as_of`], if it does not.
     uncertain: Steady,
     outage: Outage,
+}
+
+/// A key of another type that an operator must remove, while entries are copied.
+#[derive(Clone, Copy)]
+enum Remark {
+    Lease,
+    Note,
+}
+
+/// What a process that does not copy has seen of the owner.
+#[derive(Default)]
+struct Watched {
+    owner: Option<String>,
+    first: Option<String>,
+    is_alive: bool,
 }
 
 /// The lease of a relay's owner; another process takes over after it.
@@ -136,6 +155,8 @@ impl Relay {
                 owned: false,
                 owner: None,
                 note: RelayNote::default(),
+                remarks: Default::default(),
+                watched: Watched::default(),
                 uncertain: Steady::now(),
                 outage: Outage::default(),
             }),
@@ -197,8 +218,8 @@ impl Relay {
                     self.owns(false);
                 }
                 Ok(false) => {
-                    self.follow_note().await;
-                    sleep(FOLLOW).await;
+                    let is_alive = self.follow_note().await;
+                    sleep(if is_alive { FOLLOW } else { TICK }).await;
                 }
                 Err(fault) => {
                     self.hindered(&fault);
@@ -208,11 +229,13 @@ impl Relay {
         }
     }
 
-    /// Takes or renews the lease: in this region's store, or in the other one while this one is full. Reading the log
-    /// needs no room.
+    /// Takes or renews the lease: in this region's store, or in the other one while this one is full, or has another
+    /// program's key there. Reading the log needs neither.
     async fn claim(&self, lasts: Duration) -> Result<bool, Fault> {
-        let (ledger, claimed) = match self.from.own_relay(&self.id, &self.process, lasts).await {
-            Err(error) if error.is_out_of_memory() => {
+        let claimed = self.from.own_relay(&self.id, &self.process, lasts).await;
+        self.remark(Remark::Lease, &self.from, claimed.as_ref().err());
+        let (ledger, claimed) = match claimed {
+            Err(error) if error.is_out_of_memory() || error.is_wrong_type() => {
                 (&self.to, self.to.own_relay(&self.id, &self.process, lasts).await)
             }
             claimed => (&self.from, claimed),
@@ -231,32 +254,36 @@ impl Relay {
                 Err(_) if renewed.elapsed() + TICK >= LEASE => return, // Another process may own it from here on.
                 Err(_) => continue,
             }
-            let note = self.known().note.text();
+            let noted = self.from.store_clock().map(Timestamp::as_millis);
+            let note = RelayNote { noted, ..self.known().note.clone() }.text();
             let _ = self.from.note_relay(&self.id, &note).await; // Repeated at the next tick.
         }
     }
 
-    /// Takes over what the owner notes.
-    async fn follow_note(&self) {
-        match self.from.relay_note(&self.id).await {
-            Ok([note, owner]) => {
-                // The clock is read with the log only by the owner.
-                let clock = self.from.read_clock().await;
-                let note = note.as_deref().and_then(RelayNote::parse).unwrap_or_default();
-                self.copied_up_to(note.as_of.map(Timestamp::from_millis));
-                let follows = note.state == RelayState::Following;
-                let mut known = self.known();
-                (known.note, known.owner) = (note, owner);
-                drop(known);
-                if follows {
-                    self.caught_up();
-                }
-                if let Err(error) = clock {
-                    tracing::debug!(%error, "the store's clock is not read");
-                }
+    /// Takes over what the owner notes; false if nothing shows that it lives.
+    async fn follow_note(&self) -> bool {
+        let [text, owner] = match self.from.relay_note(&self.id).await {
+            Ok(read) => read,
+            Err(error) => {
+                self.hindered(&Fault::at(&self.from, error));
+                return false;
             }
-            Err(error) => self.hindered(&Fault::at(&self.from, error)),
+        };
+        // The clock is read with the log only by the owner.
+        if let Err(error) = self.from.read_clock().await {
+            tracing::debug!(%error, "the store's clock is not read");
         }
+        let mut known = self.known();
+        let note = text.as_deref().and_then(RelayNote::parse).unwrap_or_default();
+        let is_alive = known.watched.look(owner.as_ref(), text);
+        let note = if is_alive { note } else { RelayNote { as_of: known.note.as_of, ..RelayNote::default() } };
+        (known.note.state, known.note.problem, known.owner) = (note.state, note.problem, owner);
+        drop(known);
+        self.copied_up_to(note.as_of.map(Timestamp::from_millis));
+        if note.state == RelayState::Following {
+            self.caught_up();
+        }
+        is_alive
     }
 
     /// Copies over new connections whenever one ends.
@@ -289,12 +316,18 @@ impl Relay {
     fn set(&self, state: RelayState) {
         let mut known = self.known();
         let was = std::mem::replace(&mut known.note.state, state);
-        known.note.problem = None;
+        known.note.problem = known.remarks.iter().flatten().next().cloned();
         drop(known);
         if was != state {
             tracing::info!(relay = %self.name, %state, %was, "relay");
             self.changed.notify_one();
         }
+    }
+
+    /// Records a key of another type, or that there is none; the log has it from the store's client.
+    fn remark(&self, of: Remark, ledger: &RedisLedger, error: Option<&LedgerError>) {
+        let error = error.filter(|error| error.is_wrong_type()).cloned();
+        self.known().remarks[of as usize] = error.map(|error| Fault::at(ledger, error).to_string());
     }
 
     fn hindered(&self, fault: &Fault) {
@@ -335,6 +368,18 @@ impl Relay {
 
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Watched {
+    /// Whether the owner lives: its note has changed while this process looked.
+    fn look(&mut self, owner: Option<&String>, text: Option<String>) -> bool {
+        if self.owner.as_ref() != owner {
+            *self = Self { owner: owner.cloned(), first: text, is_alive: false };
+        } else if owner.is_some() && self.first != text {
+            self.is_alive = true;
+        }
+        self.is_alive
     }
 }
 

@@ -10,9 +10,11 @@ use super::explore;
 const REGIONS: usize = 3;
 /// Room in a log.
 const LOG: usize = 8;
-/// Instants of one revoked target: a later one merges with an earlier one to the later.
-const INSTANTS: u8 = 2;
-/// In an entry, beside its instant: a relay has written it.
+/// What a service says of one target: of two entries neither covers the other, such as a later instant and a later end.
+const SAYINGS: [u8; 2] = [1, 2];
+/// An entry that says both.
+const ALL: u8 = 3;
+/// In an entry, beside what it says: a relay has written it.
 const COPY: u8 = 1 << 4;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -20,10 +22,10 @@ struct Store {
     epoch: u8,
     log: [u8; LOG],
     length: usize,
-    /// The instant in the key of the target.
+    /// What the key of the target says.
     key: u8,
     flushed: bool,
-    /// The instants that services of the region wrote.
+    /// What services of the region wrote.
     written: u8,
 }
 
@@ -33,8 +35,10 @@ struct Relay {
     /// 0: the other log is to be read from its start.
     to_epoch: u8,
     to_read: usize,
-    /// The latest instant in the other log.
+    /// What the other log says.
     has: u8,
+    /// One entry there says all of it.
+    is_said: bool,
     /// 0: this log is to be read from its start.
     from_epoch: u8,
     from_read: usize,
@@ -54,7 +58,7 @@ struct World {
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 enum Step {
-    Write { region: usize, instant: u8 },
+    Write { region: usize, saying: u8 },
     ReadTarget { relay: usize },
     ReadSource { relay: usize },
     Append { relay: usize },
@@ -67,12 +71,16 @@ enum Step {
 enum Bug {
     /// After a flush of the other store the relay goes on where it was.
     ForgetsToReadAgain,
-    /// The key of the target gets the instant of each copy.
+    /// The key of the target gets what each copy says.
     OverwritesTheLater,
     /// Entries are compared with what was known of the other log when they were read.
     ComparesWithAnOldView,
     /// Entries are not compared: their ids differ.
     ComparesIds,
+    /// Of entries that do not cover each other, the last alone is remembered, and each is copied as it is.
+    RemembersTheLast,
+    /// What two entries say together counts as said.
+    CountsTheSum,
 }
 
 #[derive(Clone)]
@@ -91,25 +99,26 @@ impl Regions {
 
     fn apply(&self, world: &mut World, step: Step) -> Option<()> {
         match step {
-            Step::Write { region, instant } => {
+            Step::Write { region, saying } => {
                 let store = &mut world.stores[region];
-                store.written |= 1 << instant;
-                store.add(instant)?;
-                store.key = store.key.max(instant); // The contract of every writer.
+                store.written |= saying;
+                store.add(saying)?;
+                store.key |= saying; // The contract of every writer.
             }
             Step::ReadTarget { relay } => self.read_target(&mut world.relays[relay], world.stores[self.next(relay)]),
             Step::ReadSource { relay } => self.read_source(&mut world.relays[relay], world.stores[relay])?,
             Step::Append { relay } => {
                 let (of, store) = (&mut world.relays[relay], &mut world.stores[self.next(relay)]);
-                let instant = of.page.take()?;
+                let saying = of.page.take()?;
                 if !of.compared && self.bug != Some(Bug::ComparesWithAnOldView) {
                     return None;
                 }
-                if instant > of.has || self.bug == Some(Bug::ComparesIds) {
-                    store.add(instant | COPY)?;
-                    let overwrites = self.bug == Some(Bug::OverwritesTheLater);
-                    store.key = if overwrites { instant } else { store.key.max(instant) };
-                    of.has = of.has.max(instant);
+                if self.lacks(of, saying) {
+                    let is_alone = matches!(self.bug, Some(Bug::RemembersTheLast | Bug::ComparesIds));
+                    let saying = if is_alone { saying } else { saying | of.has };
+                    store.add(saying | COPY)?;
+                    store.key = if self.bug == Some(Bug::OverwritesTheLater) { saying } else { store.key | saying };
+                    self.note(of, saying);
                 }
             }
             Step::Crash { relay } => {
@@ -134,7 +143,7 @@ impl Regions {
             }
             of.to_epoch = store.epoch;
         }
-        of.has = store.entries().skip(of.to_read).fold(of.has, u8::max);
+        store.entries().skip(of.to_read).for_each(|saying| self.note(of, saying));
         of.to_read = store.length;
         of.compared = of.page.is_some();
     }
@@ -146,12 +155,24 @@ impl Regions {
         if of.from_epoch != store.epoch {
             (of.from_epoch, of.from_read) = (store.epoch, 0);
         }
-        if let Some(instant) = store.entries().nth(of.from_read) {
+        if let Some(saying) = store.entries().nth(of.from_read) {
             of.from_read += 1;
-            let lacks = instant > of.has || self.bug == Some(Bug::ComparesIds);
-            (of.page, of.compared) = (lacks.then_some(instant), false);
+            (of.page, of.compared) = (self.lacks(of, saying).then_some(saying), false);
         }
         Some(())
+    }
+
+    /// Records an entry of the other log.
+    fn note(&self, of: &mut Relay, saying: u8) {
+        let before = if self.bug == Some(Bug::RemembersTheLast) { 0 } else { of.has };
+        of.is_said = saying | before == saying || of.is_said && saying | before == before;
+        of.has = saying | before;
+    }
+
+    /// Whether no entry of the other log says as much.
+    fn lacks(&self, of: &Relay, saying: u8) -> bool {
+        let is_said = of.is_said || self.bug == Some(Bug::CountsTheSum);
+        !is_said || saying | of.has != of.has || self.bug == Some(Bug::ComparesIds)
     }
 
     /// Whether each relay takes everything to be copied.
@@ -164,31 +185,32 @@ impl Regions {
         })
     }
 
-    /// When nothing is left to copy, every region has the same.
+    /// When nothing is left to copy, one entry in every region says all.
     fn is_complete(&self, world: &World) -> bool {
-        let latest = |store: &Store| store.entries().max();
-        let mut stores = world.stores[..self.count].iter();
-        !self.is_quiet(world) || stores.next().is_some_and(|first| stores.all(|store| latest(store) == latest(first)))
+        let stores = &world.stores[..self.count];
+        let all = stores.iter().flat_map(Store::entries).fold(0, |all, saying| all | saying);
+        !self.is_quiet(world) || stores.iter().all(|store| all == 0 || store.entries().any(|saying| saying == all))
     }
 
-    /// A log has an instant by a relay once at most, and none that came from its own region alone, unless it lost that.
+    /// A log has an entry by a relay once at most, and none that says what came from its own region alone, unless it lost
+    /// that, or had it in two.
     fn settles(&self, world: &World) -> bool {
         (0..self.count).all(|at| {
             let store = world.stores[at];
             let elsewhere =
                 (0..self.count).filter(|other| *other != at).fold(0, |all, other| all | world.stores[other].written);
-            (1..=INSTANTS).all(|instant| {
-                let is_copy = |entry: &u8| usize::from(*entry == instant | COPY);
+            (1..=ALL).all(|saying| {
+                let is_copy = |entry: &u8| usize::from(*entry == saying | COPY);
                 let copies: usize = store.log[..store.length].iter().map(is_copy).sum();
-                let is_foreign = store.flushed || elsewhere & 1 << instant != 0;
+                let is_foreign = store.flushed || elsewhere & saying != 0 || saying == ALL;
                 copies <= usize::from(is_foreign)
             })
         })
     }
 
-    /// A key has the latest instant of the log.
+    /// A key says what the log says.
     fn is_later(world: &World) -> bool {
-        world.stores.iter().all(|store| store.entries().all(|instant| instant <= store.key))
+        world.stores.iter().all(|store| store.entries().all(|saying| saying | store.key == store.key))
     }
 }
 
@@ -219,8 +241,8 @@ impl Model for Regions {
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {
         for at in 0..self.count {
-            let unwritten = (1..=INSTANTS).filter(|instant| world.stores[at].written & 1 << instant == 0);
-            steps.extend(unwritten.map(|instant| Step::Write { region: at, instant }));
+            let unwritten = SAYINGS.into_iter().filter(|saying| world.stores[at].written & saying == 0);
+            steps.extend(unwritten.map(|saying| Step::Write { region: at, saying }));
             let relay = at;
             steps.extend([Step::ReadTarget { relay }, Step::ReadSource { relay }, Step::Append { relay }]);
             steps.extend([Step::Crash { relay }, Step::Flush { region: at }]);
@@ -239,7 +261,7 @@ impl Model for Regions {
             Property::always("settles", Self::settles),
             Property::always("later", |_, world| Self::is_later(world)),
             Property::sometimes("copied", |model, world| {
-                model.is_quiet(world) && world.stores[0].log[..world.stores[0].length].contains(&(INSTANTS | COPY))
+                model.is_quiet(world) && world.stores[0].log[..world.stores[0].length].contains(&(SAYINGS[1] | COPY))
             }),
         ]
     }
@@ -271,6 +293,8 @@ fn each_mistake_of_a_relay_is_caught() {
         (Bug::OverwritesTheLater, "later"),
         (Bug::ComparesWithAnOldView, "settles"),
         (Bug::ComparesIds, "settles"),
+        (Bug::RemembersTheLast, "settles"),
+        (Bug::CountsTheSum, "complete"),
     ] {
         let model = Regions { bug: Some(bug), ..PAIR };
         let found = explore(&format!("{bug:?}"), model, usize::MAX, HasDiscoveries::AnyOf([property].into()));

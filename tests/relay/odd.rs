@@ -9,7 +9,7 @@ use super::{LOG, Running, length, values};
 use crate::ledger::support::{Instance, RedisServer, eventually, now, target, token};
 
 /// Writes an entry of the issuer `main`.
-fn write(redis: &RedisServer, place: &str, fields: &[&str]) {
+pub(super) fn write(redis: &RedisServer, place: &str, fields: &[&str]) {
     redis.cli(&[&["XADD", LOG, place, "issuer", "main"], fields].concat());
 }
 
@@ -59,7 +59,7 @@ async fn an_end_that_is_over_as_it_is_written_keeps_no_entry_from_the_other_regi
 async fn an_entry_is_copied_unless_one_that_is_there_says_as_much() {
     let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
     let after = |seconds: u64| now().plus(Duration::from_secs(seconds)).as_millis().to_string();
-    let [at, soon, later, last] = [after(0), after(600), after(1_200), after(1_800)];
+    let [at, soon, later, last] = [after(0), after(8_000), after(9_000), after(10_000)]; // Longer than instances need it.
     let says = |id: &'static str, at: &str, end: &str| {
         ["kind", "session", "id", id, "at", at, "expires", end].map(str::to_owned)
     };
@@ -74,12 +74,77 @@ async fn an_entry_is_copied_unless_one_that_is_there_says_as_much() {
     to(&eu, says("new", "*", &later));
     to(&eu, says("new", &at, &later));
     let [relay, back] = Running::both(&eu, &us);
-    eventually("each has all that say more", || length(&us) == 6 && length(&eu) == 6).await;
+    // One entry with all for each of the two, and none for what is said.
+    eventually("each has one that says all", || length(&us) == 4 && length(&eu) == 7).await;
     relay.becomes(RelayState::Following).await;
     back.becomes(RelayState::Following).await;
-    assert_eq!(values(&us, "id"), ["there", "there", "there", "new", "new", "new"]);
+    assert_eq!(values(&us, "id"), ["there", "there", "there", "new"]);
+    let [instants, ends] = ["at", "expires"].map(|field| values(&us, field).split_off(2));
+    assert_eq!(instants, ["*", "*"]);
+    assert!(ends.iter().all(|end| *end >= last && end[..9] == last[..9]), "{ends:?}, {last}");
+    assert_eq!(length(&eu), 7);
     relay.end().await;
     back.end().await;
+}
+
+/// The machine of a relay may be in neither region: its clock dates nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_without_an_instant_is_dated_by_the_clock_of_its_store() {
+    let (eu, us) = (RedisServer::start_with_clock(&[]).await, RedisServer::start_with_clock(&[]).await);
+    for redis in [&eu, &us] {
+        redis.step_clock("-1h");
+    }
+    let relays = Running::both(&eu, &us);
+    for relay in &relays {
+        relay.becomes(RelayState::Following).await;
+    }
+    let kinds = ["user", "client", "issuer", "actor"];
+    for kind in kinds {
+        write(&eu, "*", &["kind", kind, "id", "bare"]);
+    }
+    eventually("all is copied", || length(&us) == kinds.len()).await;
+    let latest = now().minus(Duration::from_secs(3_600 - 60)).as_millis();
+    for at in values(&us, "at") {
+        assert!(at.parse::<i64>().unwrap() < latest, "by the clock of this machine: {at}");
+    }
+    for relay in relays {
+        relay.end().await;
+    }
+}
+
+/// As a Spring template with a serialiser of JSON, or of Java, writes it: those bytes are what the later version reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_of_an_unknown_kind_is_copied_byte_by_byte_and_does_not_come_back() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let end = now().plus(Duration::from_secs(3_000)).as_millis().to_string();
+    let relays = Running::both(&eu, &us);
+    for relay in &relays {
+        relay.becomes(RelayState::Following).await;
+    }
+    let quoted = |text: &str| format!("\"{text}\"");
+    let [main, kind, id, until] = ["main", "device", "d", &end].map(quoted);
+    let fields = ["issuer", &main, "kind", &kind, "id", &id, "at", "*", "expires", &until, "\"new\"", "\"a \\u0062\""];
+    eu.cli(&[&["XADD", LOG, "*"], &fields[..]].concat());
+    let add = "redis.call('XADD', KEYS[1], '*', 'issuer', 'main', 'kind', '\\172\\237\\0\\5t\\0\\6device', 'id', 'e', 'at', '*', \
+               'expires', ARGV[1])";
+    eu.cli(&["EVAL", add, "1", LOG, &end]);
+    eventually("both are copied", || length(&us) == 2).await;
+    // Each relay has read what the other one wrote.
+    for (from, to) in [(&us, &eu), (&eu, &us), (&us, &eu)] {
+        let id = format!("t-{}-{}", from.port, length(from));
+        write(from, "*", &["kind", "token", "id", &id, "at", "*", "expires", &end]);
+        eventually("a token is copied", || values(to, "id").contains(&id)).await;
+    }
+    assert_eq!((length(&eu), length(&us)), (5, 5));
+    let range = ["XRANGE", LOG, "-", "+", "COUNT", "2"];
+    let [here, there] = [&eu, &us].map(|redis| {
+        let text = redis.cli(&range);
+        text.lines().filter(|line| !line.contains('-')).map(str::to_owned).collect::<Vec<_>>()
+    });
+    assert_eq!(here, there);
+    for relay in relays {
+        relay.end().await;
+    }
 }
 
 /// Redis refuses a time to live that overflows its milliseconds.

@@ -10,7 +10,7 @@ use super::faults::note_name;
 use super::{Running, length, values};
 use crate::api::{OPERATOR, admin_keys};
 use crate::ledger::support::{Instance, RedisServer, free_port, sign_out};
-use crate::support::doorward::{Doorward, run};
+use crate::support::doorward::{Doorward, run, run_with};
 use crate::support::grpc::{Checks, get};
 use crate::support::tokens::Tokens;
 use crate::support::{Process, eventually};
@@ -167,4 +167,57 @@ async fn a_region_notices_that_another_ones_relay_has_stopped() {
     eventually("it ends by itself", || async { age().await.is_some_and(|age| age < 1_000.0) }).await;
     us.cli(&["DEL", NOTES]);
     eventually("an operator ends it", || async { age().await == Some(0.0) }).await;
+}
+
+/// `--wait all --also`: confirmed when every instance in each of the named regions refuses; one that does not is named.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_is_confirmed_by_the_instances_of_every_named_region() {
+    let (tokens, eu, us) = (Tokens::new(), RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let config = |redis: &RedisServer| {
+        let store = format!("revocation: {{max_staleness: 2s, redis: {{url: \"{}\"}}}}\n", redis.url());
+        tokens.config(&format!("{store}{}", admin_keys()))
+    };
+    let mut instances = Vec::new();
+    for redis in [&eu, &us, &us] {
+        instances.push(Doorward::start(&config(redis)).await);
+    }
+    let mut checks = Vec::new();
+    for instance in &instances {
+        checks.push(Checks::connect(&instance.check).await);
+    }
+    let [here, there] = [0, 1].map(|at| format!("http://{}", instances[at].http));
+    let revoke = |user: &str, more: &[&str]| {
+        let env = [("DOORWARD_ADMIN_KEY", OPERATOR), ("DOORWARD_SERVER", here.as_str())];
+        run_with(&env, &[&["revoke", "--user", user, "--wait", "all", "--timeout", "5s"], more].concat(), "")
+    };
+    let token = tokens.of("alice");
+    for checks in &checks {
+        assert_eq!(checks.check(get("/").token(&token)).await.reason(), "ok");
+    }
+    // A store that has just been made may lack leases: that counts in each region, too.
+    eventually("both regions confirm", || async {
+        let (code, out, error) = revoke("alice", &["--also", &there]);
+        assert!(code == 0 || error.contains("uncertain"), "{error}");
+        let told = [&here, &there].map(|server| out.contains(&format!("{server}:\nrefused from now on")));
+        assert_eq!(told, [true; 2], "{out}");
+        code == 0
+    })
+    .await;
+    for checks in &checks {
+        assert_eq!(checks.check(get("/").token(&token)).await.reason(), "revoked", "as it was confirmed");
+    }
+    instances[2].process.signal("STOP");
+    let (code, out, error) = revoke("bob", &["--also", &there, "--json"]);
+    let answers: Value = serde_json::from_str(&out).unwrap();
+    let outcomes = [0, 1].map(|at| (answers[at]["server"].clone(), answers[at]["outcome"].clone()));
+    let expected = [(json!(here), json!("confirmed")), (json!(there), json!("unconfirmed"))];
+    assert_eq!((code, outcomes), (1, expected), "{error}");
+    let waiting = answers[1]["unconfirmed"].as_array().unwrap();
+    assert!(waiting.len() == 1 && error.contains(&format!("{there}: stored, but unconfirmed: ")), "{error}");
+    assert!(error.contains(waiting[0].as_str().unwrap()), "{error}");
+    instances[2].process.signal("CONT");
+    // A region that cannot be reached is named, and keeps the other from nothing.
+    let gone = format!("http://127.0.0.1:{}", free_port());
+    let (code, out, error) = revoke("carol", &["--also", &gone]);
+    assert!(code == 1 && out.contains("confirmed by 1 instances") && error.contains(&gone), "{out} {error}");
 }

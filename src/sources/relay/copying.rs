@@ -14,7 +14,7 @@ use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
 use super::known::KnownEntries;
 use super::unread::UnreadEntries;
-use super::{Relay, RelayState, id_of};
+use super::{Relay, RelayState, Remark, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Lead;
 use crate::clock::Steady;
@@ -27,8 +27,6 @@ const TEND_EVERY: Duration = Duration::from_secs(5);
 const BLOCK: Duration = Duration::from_millis(400);
 /// Entries in the other log, at most: some 1.5 GB of this process's memory.
 const MOST: usize = 10_000_000;
-/// An entry that is read within this time after the last complete read was written a moment ago.
-const LIVE: Duration = Duration::from_secs(2);
 /// Expired entries are dropped from memory at this interval.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 
@@ -130,9 +128,13 @@ impl Relay {
         progress.to.connected(&to.server);
         Box::pin(self.are_two_stores(&from.server, &to.server)).await?; // Boxed, as others here: seldom, and large.
         progress.tended = None;
-        let (mut checked, mut complete) = (None::<Steady>, None::<Steady>);
+        let mut checked = None::<Steady>;
         loop {
             Box::pin(self.tend(progress)).await?;
+            if progress.known.needed() < self.needed() {
+                progress.to.baseline = None; // By a longer need, the ends of all entries are others.
+            }
+            (from.copies_for, to.copies_for) = (Some(self.needed()), Some(self.needed()));
             if progress.to.baseline.is_none() {
                 self.set(RelayState::CatchingUp);
                 self.read_target(&mut to, progress).await?;
@@ -147,7 +149,6 @@ impl Relay {
             if is_due && !self.read_on(&mut to, progress).await? {
                 continue;
             }
-            from.is_live = complete.is_some_and(|complete| complete.elapsed() < LIVE);
             match self.next_page(&mut from, read, is_due).await? {
                 None => progress.from.baseline = None,
                 Some((items, is_complete, next)) => {
@@ -155,7 +156,6 @@ impl Relay {
                         continue;
                     }
                     checked = if is_due { Some(start) } else { checked };
-                    complete = if is_complete { Some(start) } else { complete };
                     let last = Timestamp::from_millis(i64::try_from(next.last.millis).unwrap_or(i64::MAX));
                     progress.from.baseline = Some(next);
                     self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
@@ -171,7 +171,7 @@ impl Relay {
     async fn connect<'a>(&self, ledger: &'a RedisLedger) -> Result<Feed<'a>, Fault> {
         let fault = |error: LedgerError| Fault::at(ledger, error);
         let mut feed = ledger.feed().await.map_err(fault)?;
-        feed.is_copying = true;
+        feed.copies_for = Some(self.needed());
         let facts = feed.facts().await.map_err(fault)?;
         Obstacle::examine(facts, ledger.config().allow_eviction).map_err(|cause| Fault::at(ledger, cause))?;
         Ok(feed)
@@ -200,9 +200,9 @@ impl Relay {
         }
         let epoch = progress.from.baseline.as_ref().map(|read| &read.epoch);
         let received = epoch.and_then(|epoch| self.received(epoch, progress.received.as_deref()));
-        let noted = received.is_some();
-        let (from, to) = tokio::try_join!(self.tend_store(&self.from, None), self.tend_store(&self.to, received))?;
-        if noted {
+        let (from, to, is_noted) =
+            tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to), self.note_received(received))?;
+        if is_noted {
             progress.received = epoch.cloned();
         }
         if let Some(conflict) = from.conflict_in(&to) {
@@ -232,10 +232,21 @@ impl Relay {
         Some(Received { from: name(epoch), former, lag: self.status().lag? })
     }
 
+    /// Whether it is noted; entries are copied without that, too.
+    async fn note_received(&self, received: Option<Received>) -> Result<bool, Fault> {
+        let Some(received) = received else { return Ok(false) };
+        let noted = self.to.note_received(received).await;
+        self.remark(Remark::Note, &self.to, noted.as_ref().err());
+        match noted {
+            Err(error) if !error.is_out_of_memory() && !error.is_wrong_type() => Err(Fault::at(&self.to, error)),
+            noted => Ok(noted.is_ok()),
+        }
+    }
+
     /// The names in the notes of a store under which revocations may live.
-    async fn tend_store(&self, ledger: &RedisLedger, received: Option<Received>) -> Result<Names, Fault> {
+    async fn tend_store(&self, ledger: &RedisLedger) -> Result<Names, Fault> {
         let fault = |error| Fault::at(ledger, error);
-        let now = ledger.tend(self.needed(), received).await.map_err(fault)?;
+        let now = ledger.tend(self.needed()).await.map_err(fault)?;
         let (noted, _) = ledger.noted_names().await.map_err(fault)?;
         Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
@@ -256,7 +267,7 @@ impl Relay {
     /// Reads the other log from its start.
     async fn read_target(&self, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
         let fault = |error: LedgerError| Fault::at(&self.to, error);
-        (progress.known, progress.unread) = (KnownEntries::default(), UnreadEntries::default());
+        (progress.known, progress.unread) = (KnownEntries::new(self.needed()), UnreadEntries::default());
         progress.from.baseline = None; // What the other log has lost is copied again.
         self.epoch(&self.to).await?;
         let Snapshot { page, stream, .. } = to.snapshot(Position::END).await.map_err(fault)?;
@@ -309,7 +320,6 @@ impl Relay {
     /// Copies the log from its start up to its present end.
     async fn copy_whole(&self, from: &mut Feed<'_>, to: &mut Feed<'_>, progress: &mut Progress) -> Result<(), Fault> {
         let fault = |error: LedgerError| Fault::at(&self.from, error);
-        from.is_live = false;
         self.epoch(&self.from).await?;
         let Snapshot { page, stream, .. } = from.snapshot(Position::END).await.map_err(fault)?;
         let (epoch, end) = (epoch(page.source.and_then(|source| source.epoch)), stream.unwrap_or_default());
@@ -411,7 +421,7 @@ fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem]
             (Ok(entry), _) => {
                 known.note(entry, uptime);
             }
-            (Err(_), Some(fields)) => unread.note(fields),
+            (Err(_), Some(entry)) => unread.note(entry),
             (Err(_), None) => {}
         }
     }

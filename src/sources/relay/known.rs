@@ -1,58 +1,81 @@
 //! What the other log says.
 //!
-//! The index merges the entries of a target: of two that differ in the origin, or of which one has the later instant and the
-//! other the later end, the merged one is in no log. An instance that starts when one of them is over does not have it. So
-//! the entries of such a target are kept one by one.
+//! Of each target it says, by origin, the latest instant and the latest end of its entries. One entry must say both: of two
+//! entries with one each, an instance that starts when one of them is over has the other alone. Where no entry does, the next
+//! one that is copied is merged with what is there, and says it. So a target needs one entry of each origin, and each copy
+//! says more than all before: entries that do not cover each other cannot go round.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{Origin, Revocation, RevocationIndex, Target, Watermark};
+use crate::authz::revocation::{Kind, Revocation, RevocationIndex, Target, Watermark};
 
 /// The entries of a log, or of a page.
 #[derive(Default)]
 pub(super) struct KnownEntries {
+    /// An instance needs an entry for this long from its instant and its writing.
+    needed: Duration,
     merged: RevocationIndex,
-    /// Of targets with several entries that say different things: each of these.
-    apart: HashMap<Target, Vec<Said>>,
+    /// Of targets about which the index does not tell all, because it has one end for both origins: what is said, by origin.
+    apart: HashMap<Target, Tops>,
 }
 
-#[derive(Clone, Copy)]
-struct Said {
-    origin: Origin,
+/// In the order of [`crate::authz::revocation::Origin`].
+type Tops = [Option<Top>; 2];
+
+/// What the entries of a target and an origin say together.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Top {
     watermark: Watermark,
     /// In whole seconds, rounded up, as in the index.
-    expires: u32,
+    end: u32,
+    /// One entry says all of it.
+    is_said: bool,
 }
 
-/// The most entries of one target that are kept apart; beyond that, one that is known may be copied again.
-const MOST_APART: usize = 64;
-
 impl KnownEntries {
-    /// Adds an entry; false if one that is there says as much. Reasons are not compared.
-    pub(super) fn note(&mut self, entry: &Revocation, uptime: Duration) -> bool {
-        if self.knows(entry) {
-            return false;
-        }
-        let said = Said::by(entry);
-        let before: Vec<_> = match self.apart.remove(&entry.target) {
-            Some(before) => before,
-            None => self.merged.of(&entry.target).iter().map(Said::by).collect(),
-        };
-        let mut apart: Vec<_> = before.into_iter().filter(|other| !said.says(*other)).collect();
-        if !apart.is_empty() {
-            apart.truncate(MOST_APART - 1);
-            apart.push(said);
-            self.apart.insert(entry.target.clone(), apart);
-        }
-        self.merged.apply(&Revocation { note: None, ..entry.clone() }, uptime);
-        true
+    pub(super) fn new(needed: Duration) -> Self {
+        Self { needed, ..Self::default() }
     }
 
+    pub(super) const fn needed(&self) -> Duration {
+        self.needed
+    }
+
+    /// Adds an entry. Reasons are not compared.
+    pub(super) fn note(&mut self, entry: &Revocation, uptime: Duration) {
+        let said = self.said(entry);
+        let mut tops = self.tops(&entry.target);
+        let top = &mut tops[entry.origin as usize];
+        *top = Some(top.map_or(said, |top| top.with(said)));
+        let end = tops.iter().flatten().map(|top| top.end).max();
+        if tops.iter().flatten().all(|top| top.is_said && Some(top.end) == end) {
+            self.apart.remove(&entry.target);
+        } else {
+            self.apart.insert(entry.target.clone(), tops);
+        }
+        let (target, watermark, origin) = (entry.target.clone(), entry.watermark, entry.origin);
+        let merged = Revocation { target, watermark, expires_at: seconds(said.end), origin, note: None };
+        self.merged.apply(&merged, uptime);
+    }
+
+    /// Whether one entry says as much.
     pub(super) fn knows(&self, entry: &Revocation) -> bool {
-        let says = |apart: &Vec<Said>| apart.iter().any(|said| said.says(Said::by(entry)));
-        self.merged.knows(entry) && self.apart.get(&entry.target).is_none_or(says)
+        let top = self.tops(&entry.target)[entry.origin as usize];
+        top.is_some_and(|top| top.is_said && top.with(self.said(entry)) == top)
+    }
+
+    /// The entry together with what is there of its target and origin.
+    pub(super) fn with(&self, mut entry: Revocation) -> Revocation {
+        if let Some(top) = self.tops(&entry.target)[entry.origin as usize] {
+            let joined = top.with(self.said(&entry));
+            entry.watermark = joined.watermark;
+            if self.said(&entry).end < joined.end {
+                entry.expires_at = seconds(joined.end);
+            }
+        }
+        entry
     }
 
     /// The number of targets.
@@ -66,63 +89,133 @@ impl KnownEntries {
             self.apart.retain(|target, _| self.merged.has(target));
         }
     }
+
+    fn tops(&self, target: &Target) -> Tops {
+        if let Some(tops) = self.apart.get(target) {
+            return *tops;
+        }
+        let mut tops = Tops::default();
+        for known in self.merged.of(target) {
+            let end = whole_seconds(known.expires_at);
+            tops[known.origin as usize] = Some(Top { watermark: known.watermark, end, is_said: true });
+        }
+        tops
+    }
+
+    /// What an entry says by itself, in the log in which it was first. An instance goes by the end that was written for a
+    /// token alone, and otherwise by the instant and the time of writing, too.
+    fn said(&self, entry: &Revocation) -> Top {
+        let end = if matches!(entry.target.kind, Kind::Token | Kind::Registration) {
+            entry.expires_at
+        } else {
+            let instant = Some(entry.watermark).filter(|instant| *instant != Watermark::FOREVER);
+            let written = entry.note.as_ref().map(|note| note.since);
+            let from = instant.map(Watermark::instant).max(written).unwrap_or_default();
+            from.plus(self.needed).max(entry.expires_at)
+        };
+        Top { watermark: entry.watermark, end: whole_seconds(end), is_said: true }
+    }
 }
 
-impl Said {
-    fn by(entry: &Revocation) -> Self {
-        let expires = u32::try_from(entry.expires_at.as_secs_ceil().max(0)).unwrap_or(u32::MAX);
-        Self { origin: entry.origin, watermark: entry.watermark, expires }
+impl Top {
+    fn with(self, other: Self) -> Self {
+        let (watermark, end) = (self.watermark.max(other.watermark), self.end.max(other.end));
+        let is_said = [self, other].into_iter().any(|top| top == Self { watermark, end, is_said: true });
+        Self { watermark, end, is_said }
     }
+}
 
-    /// Whether it says all that the other one does.
-    fn says(self, other: Self) -> bool {
-        self.origin == other.origin && self.watermark >= other.watermark && self.expires >= other.expires
-    }
+fn whole_seconds(at: Timestamp) -> u32 {
+    u32::try_from(at.as_secs_ceil().max(0)).unwrap_or(u32::MAX)
+}
+
+fn seconds(end: u32) -> Timestamp {
+    Timestamp::from_secs(i64::from(end))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::authz::claims::IssuerName;
-    use crate::authz::revocation::{Kind, TargetId};
+    use crate::authz::revocation::{Note, Origin, TargetId};
+
+    const OUT: Origin = Origin::SignedOut;
+    const BY_ADMIN: Origin = Origin::Revoked;
+    const EVER: i64 = i64::MAX;
 
     fn entry(origin: Origin, at: i64, end: i64) -> Revocation {
         let target = Target::new(IssuerName::parse("main").unwrap(), Kind::User, TargetId::new("u"));
-        let (watermark, expires_at) = (Watermark::at(Timestamp::from_secs(at)), Timestamp::from_secs(end));
-        Revocation { target, watermark, expires_at, origin, note: None }
+        let watermark = if at == EVER { Watermark::FOREVER } else { Watermark::at(Timestamp::from_secs(at)) };
+        Revocation { target, watermark, expires_at: Timestamp::from_secs(end), origin, note: None }
     }
 
-    /// Each row: what is noted one after the other, and whether it said more than those before.
+    fn written(at: i64, entry: Revocation) -> Revocation {
+        let note = Note { since: Timestamp::from_secs(at), by: None, reason: None };
+        Revocation { note: Some(Box::new(note)), ..entry }
+    }
+
+    /// Each row: what is noted one after the other, and whether one of those before said as much.
     #[test]
     fn an_entry_is_known_by_one_that_says_as_much() {
-        let (out, by_admin) = (Origin::SignedOut, Origin::Revoked);
         for row in [
-            &[(out, 5, 9, true), (out, 5, 9, false), (out, 4, 9, false), (out, 6, 10, true), (out, 5, 9, false)][..],
-            // The later instant and the later end are of two entries; none of both.
-            &[(out, 9, 20, true), (out, 5, 30, true), (out, 9, 25, true), (out, 9, 20, false), (out, 5, 30, false)],
-            &[(out, 9, 20, true), (out, 5, 30, true), (out, 9, 30, true), (out, 8, 30, false), (out, 9, 29, false)],
+            &[(OUT, 5, 9, false), (OUT, 5, 9, true), (OUT, 4, 9, true), (OUT, 6, 10, false), (OUT, 5, 9, true)][..],
+            // The later instant and the later end are of two entries; then of one.
+            &[(OUT, 9, 20, false), (OUT, 5, 30, false), (OUT, 9, 20, false), (OUT, 9, 30, false), (OUT, 5, 30, true)],
             // An end is that of one origin.
-            &[(out, 5, 9, true), (by_admin, 4, 20, true), (out, 5, 15, true), (by_admin, 4, 20, false)],
-            &[(out, 5, 9, true), (out, 5, i64::from(u32::MAX) + 7, true), (out, 5, i64::MAX, false)],
+            &[(OUT, 5, 9, false), (BY_ADMIN, 4, 20, false), (OUT, 5, 15, false), (BY_ADMIN, 4, 20, true)],
+            &[(OUT, 5, 9, false), (OUT, 5, i64::from(u32::MAX) + 7, false), (OUT, 5, i64::MAX, true)],
         ] {
             let mut known = KnownEntries::default();
-            for (origin, at, end, more) in row {
+            for (origin, at, end, is_known) in row {
                 let entry = entry(*origin, *at, *end);
-                assert_eq!(
-                    (known.knows(&entry), known.note(&entry, Duration::ZERO)),
-                    (!more, *more),
-                    "{at} {end}: {row:?}"
-                );
-                assert!(known.knows(&entry));
+                assert_eq!(known.knows(&entry), *is_known, "{at} {end}: {row:?}");
+                known.note(&entry, Duration::ZERO);
             }
             assert_eq!(known.len(), 1);
         }
+    }
+
+    /// In whichever order the entries of a target are read, one entry that says all follows, and then nothing more.
+    #[test]
+    fn entries_that_do_not_cover_each_other_become_one() {
         let mut known = KnownEntries::default();
         for at in 0..1_000 {
-            known.note(&entry(out, at, 2_000 - at), Duration::ZERO);
+            known.note(&entry(OUT, at, 2_000 - at), Duration::ZERO);
         }
-        assert_eq!(known.apart.values().map(Vec::len).collect::<Vec<_>>(), [MOST_APART]);
+        assert_eq!(known.apart.len(), 1);
+        let all = known.with(entry(OUT, 7, 8));
+        assert_eq!(all, entry(OUT, 999, 2_000));
+        known.note(&all, Duration::ZERO);
+        assert!(known.apart.is_empty() && (0..1_000).all(|at| known.knows(&entry(OUT, at, 2_000 - at))));
+        assert_eq!(known.with(entry(BY_ADMIN, 1, 1)), entry(BY_ADMIN, 1, 1), "of another origin");
         known.purge(Timestamp::from_secs(9_000), Duration::ZERO, Duration::from_secs(9_000), Duration::from_secs(1));
         assert_eq!((known.len(), known.apart.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_end_counts_as_an_instance_takes_it() {
+        let mut known = KnownEntries::new(Duration::from_secs(100));
+        known.note(&written(1_000, entry(OUT, EVER, 1_010)), Duration::ZERO);
+        assert!(known.knows(&written(1_000, entry(OUT, EVER, 1_100))), "as long as it is needed");
+        let later = written(1_001, entry(OUT, EVER, 1_010));
+        assert!(!known.knows(&later), "the same fields, written later");
+        assert_eq!(known.with(later.clone()), later, "it says all");
+        // A copy has the time of writing of its entry, whatever its id.
+        known.note(&later, Duration::ZERO);
+        assert!(known.knows(&later) && known.knows(&written(1_000, entry(OUT, EVER, 1_101))));
+        assert!(!known.knows(&written(1_000, entry(OUT, EVER, 1_102))));
+        // An instant that is later than the writing counts, and does not go when the entry is merged.
+        let mut known = KnownEntries::new(Duration::from_secs(100));
+        known.note(&written(1_000, entry(OUT, 1_500, 0)), Duration::ZERO);
+        assert!(known.knows(&written(1_000, entry(OUT, 1_000, 1_600))));
+        let joined = known.with(written(1_001, entry(OUT, EVER, 0)));
+        assert_eq!(joined, written(1_001, entry(OUT, EVER, 1_600)));
+        // A token ends as it is written.
+        let token = |end| {
+            let entry = written(1_000, entry(OUT, EVER, end));
+            Revocation { target: Target { kind: Kind::Token, ..entry.target.clone() }, ..entry }
+        };
+        known.note(&token(1_010), Duration::ZERO);
+        assert!(known.knows(&token(1_010)) && !known.knows(&token(1_011)));
     }
 }

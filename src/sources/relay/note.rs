@@ -97,6 +97,8 @@ pub(super) struct RelayNote {
     pub(super) state: RelayState,
     /// Everything that was written up to then is copied; by the clock of the store, in milliseconds.
     pub(super) as_of: Option<i64>,
+    /// When it was written, by the same clock.
+    pub(super) noted: Option<i64>,
     pub(super) problem: Option<String>,
 }
 
@@ -119,7 +121,8 @@ mod tests {
 
     #[test]
     fn a_note_is_read_as_it_is_written() {
-        let note = RelayNote { state: RelayState::NamesDiffer, as_of: Some(5), problem: Some("a\nb".to_owned()) };
+        let problem = Some("a\nb".to_owned());
+        let note = RelayNote { state: RelayState::NamesDiffer, as_of: Some(5), noted: Some(6), problem };
         let read = RelayNote::parse(&note.text()).unwrap();
         assert_eq!((read.state, read.as_of, read.problem.as_deref()), (RelayState::NamesDiffer, Some(5), Some("ab")));
         assert!(RelayNote::parse("").is_none() && RelayNote::parse("{\"state\": \"odd\"}").is_none());

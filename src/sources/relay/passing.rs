@@ -1,5 +1,6 @@
 //! Appending to the other log what it lacks.
 
+use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -42,17 +43,24 @@ impl Relay {
         if items.iter().any(is_lacking) && !self.read_on(to, progress).await? {
             return Ok(false);
         }
-        let mut taken = KnownEntries::default(); // Of several entries for one target, those that say more.
+        let mut taken = KnownEntries::new(progress.known.needed());
         let uptime = Steady::now().uptime();
         let (mut lacking, mut unread, mut left_out) = (Vec::new(), Vec::new(), Vec::new());
         for item in items {
             match self.fate(item, progress) {
-                Fate::Copied(entry) if taken.note(entry, uptime) => lacking.push(entry.clone()),
+                Fate::Copied(entry) => {
+                    let entry = taken.with(progress.known.with(entry.clone()));
+                    if !taken.knows(&entry) {
+                        taken.note(&entry, uptime);
+                        lacking.push(entry);
+                    }
+                }
                 Fate::PassedOn(fields) => unread.push((item, fields)),
                 Fate::LeftOut(outcome) => left_out.push((outcome, item)),
-                Fate::Known | Fate::Copied(_) => {}
+                Fate::Known => {}
             }
         }
+        let lacking = last_of_each(lacking);
         for batch in lacking.chunks(BATCH) {
             self.to.append(batch).await.map_err(|error| Fault::at(&self.to, error))?;
             for entry in batch {
@@ -117,6 +125,17 @@ fn needed_from(item: &FeedItem, entry: &Revocation) -> Timestamp {
     let written = Timestamp::from_millis(i64::try_from(item.position.millis).unwrap_or(i64::MAX));
     let instant = Some(entry.watermark).filter(|instant| *instant != Watermark::FOREVER).map(Watermark::instant);
     written.max(entry.expires_at).max(instant.unwrap_or_default())
+}
+
+/// The last entry of each target and origin, which says all that those before it do, and those with a reason or an author.
+fn last_of_each(mut entries: Vec<Revocation>) -> Vec<Revocation> {
+    let mut later = HashSet::new();
+    let is_told =
+        |entry: &Revocation| entry.note.as_ref().is_some_and(|note| note.by.is_some() || note.reason.is_some());
+    entries.reverse();
+    entries.retain(|entry| later.insert((entry.target.clone(), entry.origin)) || is_told(entry));
+    entries.reverse();
+    entries
 }
 
 impl Progress {

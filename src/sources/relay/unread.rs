@@ -1,6 +1,6 @@
 //! Entries of kinds that are not known here: a later version has written them.
 //!
-//! Such an entry is appended to the other log as it is, so that instances of the later version there apply it. What it
+//! Such an entry is appended to the other log byte by byte, so that instances of the later version there apply it. What it
 //! means cannot be merged here, so it is compared with the other log by all its fields; no key is written for it.
 
 use std::collections::HashSet;
@@ -30,30 +30,32 @@ impl UnreadEntries {
     const MOST: usize = 100_000;
 
     /// Records an entry of the other log.
-    pub(super) fn note(&mut self, fields: &Unread) {
+    pub(super) fn note(&mut self, entry: &Unread) {
         if self.seen.len() < Self::MOST {
-            self.seen.insert(self.digest(fields));
+            self.seen.insert(self.digest(entry));
         }
     }
 
-    pub(super) fn knows(&self, fields: &Unread) -> bool {
-        self.seen.contains(&self.digest(fields))
+    pub(super) fn knows(&self, entry: &Unread) -> bool {
+        self.seen.contains(&self.digest(entry))
     }
 
     pub(super) fn is_full(&self) -> bool {
         self.seen.len() >= Self::MOST
     }
 
-    fn digest(&self, fields: &Unread) -> u64 {
-        self.hasher.hash_one(fields)
+    /// In whichever encoding it was written.
+    fn digest(&self, entry: &Unread) -> u64 {
+        self.hasher.hash_one(&entry.fields)
     }
 }
 
 /// Whether an entry may be passed on: it is of a kind that may exist, of bounded size, and says itself from when and
 /// until when it counts, which its copy with another id could not. One that ended by `over` is not needed.
-pub(super) fn is_fit(fields: &Unread, over: Timestamp) -> bool {
+pub(super) fn is_fit(entry: &Unread, over: Timestamp) -> bool {
+    let fields = &entry.fields;
     let value = |wanted: &str| fields.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| &**value);
-    let bytes: usize = fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let bytes: usize = entry.bytes.iter().map(|part| part.len()).sum();
     if fields.len() > MAX_FIELDS || bytes > MAX_BYTES {
         return false;
     }
@@ -79,7 +81,8 @@ mod tests {
 
     fn entry(text: &str) -> Unread {
         let pairs = text.split(' ').filter_map(|field| field.split_once('='));
-        pairs.map(|(name, value)| (name.into(), value.into())).collect()
+        let bytes = pairs.clone().flat_map(|(name, value)| [name, value].map(|part| part.as_bytes().into())).collect();
+        Unread { fields: pairs.map(|(name, value)| (name.into(), value.into())).collect(), bytes }
     }
 
     #[test]

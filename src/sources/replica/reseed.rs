@@ -118,7 +118,8 @@ impl Replica {
                 }
                 assured = Steady::now();
             }
-            let written = ledger.append(batch).await;
+            let dated: Vec<_> = batch.iter().map(|entry| ledger.dated(entry)).collect();
+            let written = ledger.append(&dated).await;
             self.stats.count(Operation::Reseed, written.as_ref().map(drop));
             written?;
             for revocation in batch {

@@ -11,6 +11,7 @@ use super::foreign;
 use super::server::{Server, StoreFacts};
 use super::session::{Command, Session, unexpected};
 use super::wire::{self, Decoder, Reader};
+use crate::authz::claims::Timestamp;
 use crate::authz::revocation::Revocation;
 
 /// Reads the log over one connection, from the caller's position.
@@ -21,8 +22,9 @@ pub(in crate::sources) struct Feed<'a> {
     /// Everything added until a moment ago has been read: further entries are new.
     pub(in crate::sources) is_live: bool,
     /// Entries are read to be copied into another log (see [`Reader::as_written`]), with the fields of those that are
-    /// not understood.
-    pub(in crate::sources) is_copying: bool,
+    /// not understood. They are dated by the store's clock alone: this machine may be in neither region. The longest
+    /// retention of an instance in either.
+    pub(in crate::sources) copies_for: Option<Duration>,
     /// The server at the start of the connection; see [`Self::facts`].
     pub(in crate::sources) server: Server,
 }
@@ -37,8 +39,13 @@ pub(in crate::sources) struct FeedItem {
     pub(in crate::sources) unread: Option<Unread>,
 }
 
-/// The fields of an entry, decoded, in their order.
-pub(in crate::sources) type Unread = Box<[(Box<str>, Box<str>)]>;
+/// An entry that is not understood.
+pub(in crate::sources) struct Unread {
+    /// Its fields, decoded, in their order.
+    pub(in crate::sources) fields: Box<[(Box<str>, Box<str>)]>,
+    /// The same as they were written, one after the other.
+    pub(in crate::sources) bytes: Box<[Box<[u8]>]>,
+}
 
 /// The result of one read.
 pub(in crate::sources) struct Page {
@@ -97,7 +104,7 @@ impl RedisLedger {
             decoder: Decoder::default(),
             server: Server::default(),
             is_live: false,
-            is_copying: false,
+            copies_for: None,
         })
     }
 }
@@ -130,7 +137,7 @@ impl Feed<'_> {
     ) -> Result<Page, LedgerError> {
         let read = self.read(after, Some(block)).blocking();
         // A server in another region may be far away; a copy need not notice soon that it does not answer.
-        let grace = if self.is_copying { self.ledger.deadline() } else { Self::BLOCK_GRACE };
+        let grace = if self.copies_for.is_some() { self.ledger.deadline() } else { Self::BLOCK_GRACE };
         let deadline = block + grace;
         if !ask_source {
             let answer = self.session.call_raw(read, deadline).await?;
@@ -255,7 +262,19 @@ impl Feed<'_> {
     }
 
     fn reader(&self) -> Reader {
-        Reader { as_written: self.is_copying, ..self.ledger.reader(self.is_live) }
+        let reader = self.ledger.reader(self.is_live);
+        match self.copies_for {
+            None => reader,
+            Some(retention) => Reader {
+                retention,
+                behind: Duration::ZERO,
+                seen_at: Timestamp::default(),
+                // The relays of two regions observe the setting of a clock a moment apart.
+                set_at: Timestamp::from_secs(reader.set_at.as_secs_ceil()),
+                as_written: true,
+                ..reader
+            },
+        }
     }
 
     fn page(&mut self, read: &impl Answer, source: Option<Source>) -> Result<Page, LedgerError> {
@@ -280,10 +299,12 @@ fn items<'a, A: Answer>(decoder: &mut Decoder, entries: &'a [A], reader: Reader)
         let texts = pairs.iter().map(|(name, value)| (&**name, &**value));
         let revocation = decoder.revocation(position, texts.clone(), reader);
         let is_whole = pairs.len() * 2 == fields.len();
-        let unread = Some(texts).filter(|_| reader.as_written && is_whole && revocation.is_err());
-        let unread = unread.map(|texts| {
-            let texts = texts.filter(|(name, _)| *name != wire::RECEIPT);
-            texts.map(|(name, value)| (name.into(), value.into())).collect()
+        let is_unread = reader.as_written && is_whole && revocation.is_err();
+        let unread = is_unread.then(|| {
+            let both = texts.zip(fields.chunks_exact(2)).filter(|((name, _), _)| *name != wire::RECEIPT);
+            let bytes = both.clone().flat_map(|(_, pair)| pair).filter_map(|part| part.bytes().map(Into::into));
+            let fields = both.map(|((name, value), _)| (name.into(), value.into()));
+            Unread { bytes: bytes.collect(), fields: fields.collect() }
         });
         // Most entries have the usual fields only.
         let asks = fields.len() > 14 && fields.iter().any(|field| field.text() == Some(wire::RECEIPT));

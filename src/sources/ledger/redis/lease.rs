@@ -315,7 +315,7 @@ impl RedisLedger {
     /// entry changes nothing else.
     pub(in crate::sources) async fn request_progress(&self, revocation: &Revocation) -> Result<Position, LedgerError> {
         let add = Command::new("XADD").arg(&*self.keys.log).arg("*");
-        let fields = wire::fields(revocation);
+        let fields = wire::fields(&self.dated(revocation));
         let add = fields.into_iter().fold(add, |add, (name, value)| add.arg(name).arg(value));
         let answer = self.shared.call(self, add.args([wire::RECEIPT, "1"]), self.deadline()).await?;
         answer::position(&answer)

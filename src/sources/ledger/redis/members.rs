@@ -79,7 +79,7 @@ impl RedisLedger {
     /// Logs once that a key is not of the type that belongs there.
     pub(super) fn warn_of_wrong_type(&self, error: &LedgerError) {
         if let LedgerError::Refused { message, .. } = error
-            && message.starts_with("WRONGTYPE")
+            && error.is_wrong_type()
             && self.reported.is_new(message)
         {
             tracing::warn!(%error, "a key in the store cannot be used");

@@ -11,6 +11,7 @@
 //! nothing. It founds an epoch where there is none, because a region may have no instance; but the server is noted by
 //! instances alone, who note the length of their leases with it.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(in crate::sources) struct Received {
 #[derive(Default)]
 pub(super) struct OldestReceived(AtomicI64);
 
+/// The most notes of relays that are read, the oldest first: many more than there are relays.
+const MOST_READ: &str = "1000";
 /// A relay that was given up is not waited for any longer.
 const WAITED_FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -51,21 +54,30 @@ impl RedisLedger {
     /// Reads the notes of the relays to this store.
     pub(in crate::sources) async fn read_received(&self) -> Result<(), LedgerError> {
         let Some(now) = self.store_clock() else { return Ok(()) };
-        let oldest = Command::new("ZRANGE").arg(&*self.keys.relayed).arg(now.minus(WAITED_FOR).as_millis());
-        let oldest = oldest.args(["+inf", "BYSCORE", "LIMIT", "0", "1", "WITHSCORES"]);
-        let answer = self.shared.call(self, oldest, self.deadline()).await?;
-        let oldest = self.members(&self.keys.relayed, &answer, |_, at| Some(at))?;
-        self.received.0.store(oldest.first().map_or(0, |at| at.as_millis()), Ordering::Relaxed);
+        let noted = Command::new("ZRANGE").arg(&*self.keys.relayed).arg(now.minus(WAITED_FOR).as_millis());
+        let noted = noted.args(["+inf", "BYSCORE", "LIMIT", "0", MOST_READ, "WITHSCORES"]);
+        let answer = self.shared.call(self, noted, self.deadline()).await?;
+        // A region has one store, which may have two addresses: the name of the store is the last word.
+        let read = |text: &str, at| Some((text.rsplit(' ').next().unwrap_or_default().to_owned(), at));
+        let mut newest = HashMap::new();
+        for (store, at) in self.members(&self.keys.relayed, &answer, read)? {
+            let known = newest.entry(store).or_insert(at);
+            *known = at.max(*known);
+        }
+        let oldest = newest.into_values().min();
+        self.received.0.store(oldest.map_or(0, Timestamp::as_millis), Ordering::Relaxed);
         Ok(())
     }
 
-    /// The note of a relay to this store, without those that are no longer waited for.
-    fn note_received(&self, received: &Received, now: Timestamp) -> [Command; 2] {
-        let note = Command::new("ZADD").arg(&*self.keys.relayed);
-        let note = note.arg(now.minus(received.lag).as_millis()).arg(&*received.from);
-        let note = received.former.iter().fold(note, |note, former| note.arg(0).arg(&**former));
+    /// Writes the note of a relay to this store, and drops those that are no longer waited for.
+    pub(in crate::sources) async fn note_received(&self, received: Received) -> Result<(), LedgerError> {
+        let Received { from, former, lag } = received;
+        let now = self.store_clock().unwrap_or_default();
+        let note = Command::new("ZADD").arg(&*self.keys.relayed).arg(now.minus(lag).as_millis()).arg(from);
+        let note = former.into_iter().fold(note, |note, former| note.arg(0).arg(former));
         let over = Command::new("ZREMRANGEBYSCORE").arg(&*self.keys.relayed).arg("-inf");
-        [note, over.arg(now.minus(WAITED_FOR).as_millis())]
+        let over = over.arg(now.minus(WAITED_FOR).as_millis());
+        self.shared.pipeline(self, vec![note, over]).await.map(drop)
     }
 
     /// Takes or renews the lease on a relay from this store; false if another process has it.
@@ -111,16 +123,10 @@ impl RedisLedger {
 
     /// Notes that entries of this log are needed for `retention`, reads for how long others need them, and compares the
     /// store's clock with this machine's as an instance does; returns the store's time. A full store takes no notes.
-    /// `received`: what the relay to this store notes.
-    pub(in crate::sources) async fn tend(
-        &self,
-        retention: Duration,
-        received: Option<Received>,
-    ) -> Result<Timestamp, LedgerError> {
+    pub(in crate::sources) async fn tend(&self, retention: Duration) -> Result<Timestamp, LedgerError> {
         let (now, since) = (self.store_clock().unwrap_or_default(), self.clock.since());
         let mut commands = vec![retention::note(&self.keys, retention, now)];
         commands.extend(self.clock.note(&self.keys, now, crate::clock::now()));
-        commands.extend(received.iter().flat_map(|received| self.note_received(received, now)));
         match self.shared.pipeline(self, commands).await {
             Ok(_) => self.clock.noted(since),
             Err(error) if error.is_out_of_memory() => {}
@@ -147,9 +153,8 @@ impl RedisLedger {
     }
 
     /// Adds an entry with the fields of one that is not understood here.
-    pub(in crate::sources) async fn add_unread(&self, fields: &Unread) -> Result<(), LedgerError> {
-        let add = Command::new("XADD").arg(&*self.keys.log).arg("*");
-        let add = fields.iter().fold(add, |add, (name, value)| add.arg(&**name).arg(&**value));
+    pub(in crate::sources) async fn add_unread(&self, entry: &Unread) -> Result<(), LedgerError> {
+        let add = Command::new("XADD").arg(&*self.keys.log).arg("*").args(entry.bytes.iter().map(|part| &**part));
         self.shared.call(self, add, self.deadline()).await.map(drop)
     }
 }

@@ -23,7 +23,7 @@ use super::clock::lasting;
 use super::session::Command;
 use super::wire::{Keys, Reader};
 use crate::authz::claims::Timestamp;
-use crate::authz::revocation::{LONGEST_LEEWAY, LONGEST_LIFETIME, LONGEST_STALENESS, Lead};
+use crate::authz::revocation::{Kind, LONGEST_LEEWAY, LONGEST_LIFETIME, LONGEST_STALENESS, Lead, Note, Revocation};
 
 /// The reserve beyond the retention, for clocks that disagree.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -71,6 +71,15 @@ impl RedisLedger {
     /// The longest time after its end for which this instance accepts a token.
     pub(super) fn leeway(&self) -> Duration {
         read(&self.keeping.leeway)
+    }
+
+    /// An entry that is written again, with the time from which its end counts: by that, relays to other regions see that it
+    /// says nothing new. Of one that comes from an index only the end is known, rounded up.
+    pub(in crate::sources) fn dated(&self, entry: &Revocation) -> Revocation {
+        let since = entry.expires_at.minus(self.retention() + Duration::from_secs(1));
+        let dated = || Box::new(Note { since, by: None, reason: None });
+        let is_dated = !matches!(entry.target.kind, Kind::Token | Kind::Registration);
+        Revocation { note: entry.note.clone().or_else(|| is_dated.then(dated)), ..entry.clone() }
     }
 
     /// Records the lead of tokens that were seen.

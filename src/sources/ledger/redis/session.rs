@@ -14,7 +14,7 @@ use fred::types::config::{Config, ConnectionConfig, PerformanceConfig, Server};
 use fred::types::{ConnectHandle, CustomCommand, Resp3Frame, Value};
 use tokio::time::timeout;
 
-use super::super::{LedgerError, RefusalKind};
+use super::super::{LedgerError, RefusalKind, WRONG_TYPE};
 
 pub(super) struct Session {
     client: Client,
@@ -51,11 +51,17 @@ impl Command {
         self
     }
 
-    /// The key of Doorward's note, or of the log, that the command is about; `None` for another key, whose name may
-    /// come from other programs.
-    fn note(&self) -> Option<Value> {
-        let is_note = |text: &str| text.split_once("{r}:").is_some_and(|(_, name)| !name.contains(':'));
-        self.arguments.iter().find(|argument| matches!(argument, Value::String(text) if is_note(text))).cloned()
+    /// The key of Doorward's note, or of the log, that the command is about, and its type there; `None` for another key,
+    /// whose name may come from other programs. That of a target has two colons more.
+    fn note(&self) -> Option<(Value, &'static str)> {
+        let is_note = |text: &str| text.split_once("{r}:").is_some_and(|(_, name)| name.matches(':').count() < 2);
+        let key = self.arguments.iter().find(|argument| matches!(argument, Value::String(text) if is_note(text)))?;
+        let kind = match self.name.as_bytes() {
+            [b'Z', ..] => "a sorted set",
+            [b'X', ..] => "a stream",
+            _ => "a string",
+        };
+        Some((key.clone(), kind))
     }
 
     /// Marks a command that blocks at the server.
@@ -241,7 +247,7 @@ fn fault(error: &fred::error::Error) -> LedgerError {
 }
 
 /// Only the first word of the server's error distinguishes its refusals.
-fn fault_at(error: &fred::error::Error, key: Option<&Value>) -> LedgerError {
+fn fault_at(error: &fred::error::Error, key: Option<&(Value, &str)>) -> LedgerError {
     let code = error.details().split_ascii_whitespace().next().unwrap_or_default();
     if code.len() >= 3 && code.bytes().all(|b| b.is_ascii_uppercase()) {
         refusal(error.details(), key)
@@ -251,14 +257,16 @@ fn fault_at(error: &fred::error::Error, key: Option<&Value>) -> LedgerError {
 }
 
 /// `key`: the note of Doorward that the command was about, if it was one.
-fn refusal(message: &str, key: Option<&Value>) -> LedgerError {
+fn refusal(message: &str, key: Option<&(Value, &str)>) -> LedgerError {
     // A server repeats the arguments of an unknown command in its error; those of AUTH are secret.
     let message = message.split(", with args").next().unwrap_or_default();
     let kind = RefusalKind::of(message);
-    let key = key.and_then(Value::as_str).filter(|_| message.starts_with("WRONGTYPE"));
+    let key = key.filter(|_| message.starts_with(WRONG_TYPE)).and_then(|(key, kind)| Some((key.as_str()?, kind)));
     let message = key.map_or_else(
         || message.into(),
-        |key| format!("{message}: `{key}` has another type than Doorward's; rename or delete that key").into(),
+        |(key, kind)| {
+            format!("{message}: `{key}` has another type than Doorward's, {kind}; rename or delete that key").into()
+        },
     );
     LedgerError::Refused { kind, message }
 }

@@ -161,8 +161,9 @@ pub struct Reader {
     /// The last time at which the store's clock was set, or may have been: an entry with an earlier id may be more
     /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
-    /// A written `expires` is taken as it is, and not extended to the retention: for an entry that is compared with its
-    /// copy in another log, where its id, by which the retention counts, is another one.
+    /// For an entry that is copied into another log, where its id is another one: a written `expires` is taken as it is,
+    /// and not extended to the retention; and `since`, if it is not written, is the time of the id, unless the written end
+    /// is all that counts.
     pub as_written: bool,
 }
 
@@ -211,11 +212,10 @@ impl Decoder {
         };
         // The store's clock may have been set since the last reading.
         let latest = reader.now.plus(reader.leeway);
-        let written_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX)).min(latest);
+        let id_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX));
+        let written_at = id_at.min(latest);
         // The clock that dated the id may have been behind, before it was set or now.
         let covers = written_at.plus(reader.behind).max(reader.set_at).max(reader.seen_at);
-        // Two clocks are compared to the millisecond, and differently each time.
-        let covers = if reader.as_written { Timestamp::from_secs(covers.as_secs_ceil()) } else { covers };
         let watermark = match (at, kind) {
             ("", kind) if kind.is_forever() => Watermark::FOREVER,
             ("", Kind::User) => Watermark::at(covers.plus(reader.lead)),
@@ -241,9 +241,14 @@ impl Decoder {
             Kind::Registration => Origin::SignedOut, // Without an origin, as in [`Revocation::registering`].
             _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
         };
-        // An entry that was written back keeps its time, which cannot be later than its writing.
-        let since = instant_until(since).unwrap_or(written_at).min(written_at);
-        let note = Note::new(since, by, reason);
+        // An entry that was written back keeps its time, which cannot be later than its writing; but the clocks of two
+        // stores are not compared.
+        let note = if reader.as_written && !matches!(kind, Kind::Registration | Kind::Token) {
+            let since = instant_until(since).unwrap_or(id_at);
+            Some(Note::new(since, by, reason).unwrap_or_else(|| Box::new(Note { since, by: None, reason: None })))
+        } else {
+            Note::new(instant_until(since).unwrap_or(written_at).min(written_at), by, reason)
+        };
         Ok(Revocation { target: Target::new(issuer, kind, id), watermark, expires_at, origin, note })
     }
 

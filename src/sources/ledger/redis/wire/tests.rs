@@ -133,27 +133,33 @@ fn an_entry_without_an_instant_covers_by_the_later_clock() {
 
 #[test]
 fn an_entry_and_its_copy_in_another_log_are_read_alike() {
-    let read = |entry: &str, millis: i64| {
+    let read_at = |entry: &str, millis: i64, now: i64| {
         let fields = entry.split(' ').filter_map(|field| field.split_once('='));
         let position = Position { millis: u64::try_from(millis).unwrap(), sequence: 0 };
-        let reader = Reader { as_written: true, now: Timestamp::from_millis(millis + 1), ..READER };
+        let reader = Reader { as_written: true, now: Timestamp::from_millis(now), ..READER };
         let read = Decoder::default().revocation(position, fields, reader).unwrap();
-        (read.watermark, read.expires_at.as_millis())
+        (read.watermark, read.expires_at.as_millis(), read.note.map(|note| note.since.as_millis()))
     };
+    let read = |entry: &str, millis: i64| read_at(entry, millis, millis + 1);
     let end = WRITTEN + 60_000;
     for entry in ["kind=session id=s at=*", &format!("kind=user id=u at={WRITTEN}"), "kind=token id=t"] {
         let entry = format!("issuer=main {entry} expires={end}");
-        assert_eq!(read(&entry, WRITTEN), read(&entry, WRITTEN + 3_600_000), "{entry}");
-        assert_eq!(read(&entry, WRITTEN).1, end, "{entry}");
+        let (watermark, expires, since) = read(&entry, WRITTEN);
+        assert_eq!((expires, since), (end, Some(WRITTEN).filter(|_| !entry.contains("token"))), "{entry}");
+        // The clock of the other store is an hour behind, or ahead.
+        let copy = since.map_or(entry.clone(), |since| format!("{entry} since={since}"));
+        for id in [WRITTEN - 3_600_000, WRITTEN + 3_600_000] {
+            assert_eq!(read(&copy, id), (watermark, expires, since), "{entry}");
+        }
     }
     assert_eq!(read("issuer=main kind=session id=s", WRITTEN).1, WRITTEN + 3_600_000, "none is written");
-    let bare = |behind: u64| {
-        let fields = [("issuer", "main"), ("kind", "user"), ("id", "u")].into_iter();
-        let position = Position { millis: u64::try_from(WRITTEN).unwrap(), sequence: 0 };
-        let reader = Reader { as_written: true, behind: Duration::from_millis(behind), ..READER };
-        Decoder::default().revocation(position, fields, reader).unwrap().watermark.instant().as_millis()
-    };
-    assert_eq!((bare(0), bare(3)), (WRITTEN + 2_500, WRITTEN + 2_500), "the lead after the second that has begun");
+    assert_eq!(
+        read("issuer=main kind=user id=u", WRITTEN).0.instant().as_millis(),
+        WRITTEN + 2_000,
+        "the id and the lead"
+    );
+    // An id of the future stays one: it must not be read as another time whenever it is read.
+    assert_eq!(read_at("issuer=main kind=session id=s", i64::MAX, WRITTEN).2, Some(i64::MAX));
 }
 
 #[test]
