@@ -211,19 +211,19 @@ fn is_of_paths(path: &KeyPath) -> bool {
 fn is_placeholder(text: &str, path: &KeyPath, is_secret: bool) -> bool {
     let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let opens_name = |rest: &str| rest.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let is_name = |name: &str, least: usize| {
+        let fits = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
+        fits && name.bytes().filter(u8::is_ascii_uppercase).count() >= least && opens_name(name)
+    };
     // A name in capitals between two such characters; `%AB%` may be escapes.
-    let capitals = |sign: &str, least: usize| {
-        text.match_indices(sign).any(|(at, _)| {
-            let rest = &text[at + sign.len()..];
-            let name = &rest
-                [..rest.bytes().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_').count()];
-            let (name, end) =
-                if sign == "__" { rest.split_once("__").unwrap_or(("", "")) } else { (name, &rest[name.len()..]) };
-            let closes = sign == "__" || end.starts_with(sign);
-            let letters = name.bytes().filter(u8::is_ascii_uppercase).count();
-            let is_name = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-            closes && is_name && letters >= least && opens_name(name)
-        })
+    let capitals = |sign: char| {
+        let mut names = text.split(sign).skip(1).peekable();
+        std::iter::from_fn(move || names.next().filter(|_| names.peek().is_some())).any(|name| is_name(name, 3))
+    };
+    // A whole word: base64url may have the same within one.
+    let underscored = || {
+        let mut words = text.split(|c| !is_word(c)).filter_map(|word| word.strip_prefix("__")?.strip_suffix("__"));
+        words.any(|name| is_name(name, 2))
     };
     let between = |open: &str, close: &str| text.split_once(open).is_some_and(|(_, rest)| rest.contains(close));
     let angled = |text: &str| {
@@ -261,7 +261,7 @@ fn is_placeholder(text: &str, path: &KeyPath, is_secret: bool) -> bool {
     let is_issuer =
         matches!(path.steps(), [Step::Key(first), _, Step::Key(name), ..] if first == "issuers" && name == "issuer");
     let of_url = scheme.len() < text.len() && (host.contains('$') || braced("{", '}') && !is_issuer);
-    dollar || of_url || angled(text) || braced("#{", '}') || capitals("%", 3) || capitals("@", 3) || capitals("__", 2)
+    dollar || of_url || angled(text) || braced("#{", '}') || capitals('%') || capitals('@') || underscored()
 }
 
 /// The form of a value in a message; maps and lists are not shown.

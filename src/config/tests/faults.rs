@@ -214,6 +214,7 @@ fn an_unreplaced_placeholder_names_the_variable() {
         "https://%HOST%/",
         "@REALM@",
         "__REALM__",
+        "https://a-__HOST__.test/",
         "$(realm)",
         "x-$REALM",
     ] {
@@ -245,6 +246,7 @@ fn an_unreplaced_placeholder_names_the_variable() {
         "errors: {realm: '%C3%A9 %AB%CD'}",
         "errors: {realm: 'a@b.test'}",
         "token: {from: [{cookie: __Host-session}]}",
+        "errors: {realm: 'u8N__Q7ZT__x'}", // As in a key that is encoded as base64url.
         "rules: [{name: a, match: {path_prefix: '/$metadata'}}]",
         "rules: [{name: a, match: {path_regex: '/(?<ID>x)'}}]",
     ] {
