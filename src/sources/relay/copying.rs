@@ -16,7 +16,7 @@ use super::known::KnownEntries;
 use super::unread::UnreadEntries;
 use super::{Relay, RelayState, Remark, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::Lead;
+use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
 
 /// The interval of checks whether the logs are still the same.
@@ -156,7 +156,7 @@ impl Relay {
                         continue;
                     }
                     checked = if is_due { Some(start) } else { checked };
-                    let last = Timestamp::from_millis(i64::try_from(next.last.millis).unwrap_or(i64::MAX));
+                    let last = next.last.time();
                     progress.from.baseline = Some(next);
                     self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
                     self.set(RelayState::Following);
@@ -276,10 +276,10 @@ impl Relay {
             return Err(Fault::TooLong { place: self.to.config().server.place() });
         }
         let Progress { known, unread, .. } = progress;
-        let mut beyond = 0;
+        let (mut beyond, latest) = (0, self.latest());
         let last = to
             .replay(end.last, |items| {
-                note(known, unread, items);
+                note(known, unread, items, latest);
                 beyond += beyond_end(items, &end);
             })
             .await
@@ -298,7 +298,7 @@ impl Relay {
             let examined = Obstacle::is_still(&to.server, &facts.server);
             let examined = examined.and_then(|()| Obstacle::examine(facts, self.to.config().allow_eviction));
             examined.map_err(|cause| Fault::at(&self.to, cause))?;
-            note(&mut progress.known, &mut progress.unread, &page.items);
+            note(&mut progress.known, &mut progress.unread, &page.items, self.latest());
             read.advance(page.items.iter().map(|item| item.position));
             let epoch = epoch(page.source.and_then(|source| source.epoch));
             let alive = self.to.earliest().minus(self.needed());
@@ -385,6 +385,11 @@ impl Relay {
             .fold(self.retention, Duration::max)
     }
 
+    /// No entry of the other log was written later than this by its clock, which is read from time to time.
+    fn latest(&self) -> Timestamp {
+        self.to.store_clock().unwrap_or(Timestamp::MAX).plus(self.to.config().leeway)
+    }
+
     /// Drops what no entry of this log can be compared with any more.
     fn purge(&self, progress: &mut Progress) {
         if progress.purged.elapsed() >= PURGE_EVERY {
@@ -413,14 +418,16 @@ fn beyond_end(items: &[FeedItem], end: &StreamInfo) -> u64 {
     items.iter().filter(|item| item.position > end.last).count() as u64
 }
 
-/// Records entries of the other log.
-fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem]) {
+/// Records entries of the other log. An instance may have read one with an id after `latest` at any time before that, and
+/// takes its end from then: such an entry says what is written in it alone.
+fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem], latest: Timestamp) {
     let uptime = Steady::now().uptime();
     for item in items {
         match (&item.revocation, &item.unread) {
-            (Ok(entry), _) => {
-                known.note(entry, uptime);
+            (Ok(entry), _) if item.position.time() > latest => {
+                known.note(&Revocation { note: None, ..entry.clone() }, uptime);
             }
+            (Ok(entry), _) => known.note(entry, uptime),
             (Err(_), Some(entry)) => unread.note(entry),
             (Err(_), None) => {}
         }

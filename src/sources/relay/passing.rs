@@ -122,7 +122,7 @@ fn needed_from(item: &FeedItem, entry: &Revocation) -> Timestamp {
     if matches!(entry.target.kind, Kind::Token | Kind::Registration) {
         return entry.expires_at;
     }
-    let written = Timestamp::from_millis(i64::try_from(item.position.millis).unwrap_or(i64::MAX));
+    let written = item.position.time();
     let instant = Some(entry.watermark).filter(|instant| *instant != Watermark::FOREVER).map(Watermark::instant);
     written.max(entry.expires_at).max(instant.unwrap_or_default())
 }
