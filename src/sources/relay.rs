@@ -73,7 +73,7 @@ pub struct Relay {
     named: [AtomicBool; Outcome::ALL.len()],
     known: Mutex<Known>,
     changed: Notify,
-    /// The margins of the issuers that both stores know.
+    /// The margins of the issuers that the stores know.
     leads: Mutex<Vec<(IssuerName, Lead)>>,
 }
 

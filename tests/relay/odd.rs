@@ -113,6 +113,27 @@ async fn an_entry_without_an_instant_is_dated_by_the_clock_of_its_store() {
     }
 }
 
+/// The other region need not know the issuer, by this name or at all: it may have had no instance yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_without_an_instant_is_dated_by_the_lead_that_is_known_where_it_was_written() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    super::faults::note_name(&eu, "main", "https://auth.example.com");
+    eu.cli(&["ZADD", "doorward:{r}:leads", "12000", "main"]);
+    let relays = Running::both(&eu, &us);
+    for relay in &relays {
+        relay.becomes(RelayState::Following).await;
+    }
+    let before = now().as_millis();
+    write(&eu, "*", &["kind", "user", "id", "bare"]);
+    eventually("it is copied", || length(&us) == 1).await;
+    let at: i64 = values(&us, "at")[0].parse().unwrap();
+    let latest = now().as_millis() + 12_000 + 1_000; // In whole seconds, after the store was made.
+    assert!((before + 12_000..=latest).contains(&at), "{before} {at}");
+    for relay in relays {
+        relay.end().await;
+    }
+}
+
 /// As a Spring template with a serialiser of JSON, or of Java, writes it: those bytes are what the later version reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_of_an_unknown_kind_is_copied_byte_by_byte_and_does_not_come_back() {

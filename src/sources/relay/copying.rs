@@ -69,6 +69,8 @@ impl Default for Progress {
     }
 }
 
+type Leads = Vec<(IssuerName, Lead)>;
+
 /// Why copying stopped; it is retried.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
@@ -208,10 +210,10 @@ impl Relay {
         if let Some(conflict) = from.conflict_in(&to) {
             return Err(Fault::NamesDiffer(conflict));
         }
-        let leads = self.leads_of(&from, &to);
+        let (all, common) = self.leads_of(&from, &to);
         // Twice the first: what the second has is in the first afterwards, too.
-        for ledger in [&self.from, &self.to, &self.from] {
-            match ledger.share_margins(&leads, &leads).await {
+        for (ledger, read) in [(&self.from, &all), (&self.to, &common), (&self.from, &all)] {
+            match ledger.share_margins(&common, read).await {
                 Err(error) if !error.is_out_of_memory() => return Err(Fault::at(ledger, error)),
                 _ => {}
             }
@@ -251,17 +253,18 @@ impl Relay {
         Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
 
-    /// The margins of the issuers that both regions know; those that were known stay.
-    fn leads_of(&self, from: &Names, to: &Names) -> Vec<(IssuerName, Lead)> {
-        let there = to.issuers();
+    /// The margins of the issuers that this region knows, by which its entries are dated, and of those among them that the
+    /// other one knows, too. Those that were known stay.
+    fn leads_of(&self, from: &Names, to: &Names) -> (Leads, Leads) {
+        let (here, there) = (from.issuers(), to.issuers());
         let mut leads = self.leads.lock().unwrap_or_else(PoisonError::into_inner);
-        leads.retain(|(name, _)| there.contains(name));
-        for name in from.issuers().into_iter().filter(|name| there.contains(name)) {
+        leads.retain(|(name, _)| here.contains(name) || there.contains(name));
+        for name in here {
             if leads.iter().all(|(known, _)| *known != name) {
                 leads.push((name, Lead::default()));
             }
         }
-        leads.clone()
+        (leads.clone(), leads.iter().filter(|(name, _)| there.contains(name)).cloned().collect())
     }
 
     /// Reads the other log from its start.
