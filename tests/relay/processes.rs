@@ -220,4 +220,48 @@ async fn a_revocation_is_confirmed_by_the_instances_of_every_named_region() {
     let gone = format!("http://127.0.0.1:{}", free_port());
     let (code, out, error) = revoke("carol", &["--also", &gone]);
     assert!(code == 1 && out.contains("confirmed by 1 instances") && error.contains(&gone), "{out} {error}");
+    // One server twice says nothing of another region.
+    let again = format!("{}/", here.replace("http", "HTTP"));
+    for also in [&["--also", &again][..], &["--also", &there, "--also", &there]] {
+        let (code, out, error) = revoke("dave", also);
+        assert!(code == 2 && out.is_empty() && error.contains("named twice"), "{out} {error}");
+    }
+}
+
+/// A server behind a proxy that drops the query, and one that is no Doorward at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_say_so_confirms_nothing() {
+    let (tokens, eu) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("revocation: {{max_staleness: 2s, redis: {{url: \"{}\"}}}}\n", eu.url());
+    let here = Doorward::start(&tokens.config(&format!("{store}{}", admin_keys()))).await;
+    let here = format!("http://{}", here.http);
+    let receipt = json!({
+        "issuer": "main", "kind": "user", "id": "alice", "at": "2026-06-01T16:30:34.000Z",
+        "expires_at": "2026-06-02T10:20:31Z", "position": "1-0",
+    });
+    let receipt_with = |confirmed: Value| {
+        let mut receipt = receipt.clone();
+        receipt["confirmed"] = confirmed;
+        receipt
+    };
+    for (answer, problem) in [
+        (json!({}), "position"),
+        (json!({"confirmed": true}), "position"),
+        (receipt.clone(), "does not say"),
+        (receipt_with(json!(false)), "does not say"),
+        (receipt_with(json!("true")), "does not say"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let odd = format!("http://{}", listener.local_addr().unwrap());
+        let text = answer.to_string();
+        let app = axum::Router::new().fallback(move || async move { ([("content-type", "application/json")], text) });
+        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+        for (first, also) in [(&here, &["--also", &odd][..]), (&odd, &["--also", &here]), (&odd, &[])] {
+            let env = [("DOORWARD_ADMIN_KEY", OPERATOR), ("DOORWARD_SERVER", first.as_str())];
+            let args = [&["revoke", "--user", "alice", "--wait", "all"], also].concat();
+            let (code, _, error) = tokio::task::block_in_place(|| run_with(&env, &args, ""));
+            assert!(code == 1 && error.contains(problem), "{answer}: {error}");
+        }
+        server.abort();
+    }
 }
