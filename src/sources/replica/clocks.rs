@@ -301,13 +301,15 @@ impl Replica {
     /// the time of a failover.
     fn note_reading(&self, leads: &[(IssuerName, Lead)], began: Steady, read: &Result<(), LedgerError>) {
         if read.is_ok() {
-            leads.iter().for_each(|(_, lead)| lead.note_read(began.uptime()));
+            for (_, lead) in leads {
+                lead.note_read(began.uptime());
+            }
         }
         let mut readings = self.clocks.readings.lock().unwrap_or_else(PoisonError::into_inner);
         if read.is_ok() {
             readings.last = readings.last.max(Some(began));
         }
-        let Some(age) = readings.last.map(|last| last.elapsed()) else { return };
+        let Some(age) = readings.last.map(Steady::elapsed) else { return };
         let patience = match read {
             Ok(()) | Err(LedgerError::Refused { .. }) => Lead::READ_FOR,
             Err(_) => Health::LASTING,
