@@ -23,7 +23,7 @@ impl EmbeddedLedger {
         let Some(file) = self.file.clone() else { return Ok((Vec::new(), StoreId::default())) };
         let read = move || {
             let notes = file.with(noted_names)?;
-            let replication_id = file.openings.load(Ordering::Relaxed).to_string().into();
+            let replication_id = file.openings().to_string().into();
             Ok((notes, StoreId { epoch: None, replication_id }))
         };
         tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
