@@ -45,8 +45,6 @@ struct LedgerFile {
     opened: Mutex<Option<Opened>>,
     /// The file may lack an entry of the index.
     lacks: AtomicBool,
-    /// How often it was opened: each time it may be another file, or an older one.
-    openings: AtomicU64,
 }
 
 struct Opened {
@@ -88,7 +86,6 @@ impl LedgerFile {
     /// A file that another program overwrote cannot be read, but this process has its content in memory: the file is
     /// moved aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
-        self.openings.fetch_add(1, Ordering::Relaxed);
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,
             Err(redb::Error::Io(error)) if error.kind() == ErrorKind::InvalidData => redb::Error::Io(error),
@@ -187,13 +184,7 @@ impl EmbeddedLedger {
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
         let (path, index) = (path.to_owned(), Arc::new(RevocationIndex::new()));
-        let file = LedgerFile {
-            path,
-            index: index.clone(),
-            opened: Mutex::default(),
-            lacks: AtomicBool::new(false),
-            openings: AtomicU64::new(0),
-        };
+        let file = LedgerFile { path, index: index.clone(), opened: Mutex::default(), lacks: AtomicBool::new(false) };
         let opened = file.open(now);
         let opened = opened.map_err(|error| {
             let in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
