@@ -48,7 +48,7 @@ impl Notes {
         }
         let found: HashMap<String, Timestamp> = read.into_iter().collect();
         let is_lost = |(text, known): &(&String, &Timestamp)| {
-            found.get(*text).is_none_or(|found| found == &Timestamp::default() || is_later(**known, *found))
+            found.get(*text).is_none_or(|found| *found == Timestamp::default() || is_later(**known, *found))
         };
         self.0.iter().filter(is_lost).map(|(text, at)| (text.clone(), *at)).collect()
     }

@@ -62,10 +62,11 @@ impl Greatest {
                 self.0.insert(member.clone(), *score);
             }
         }
-        let is_lost = |(member, known): &(&Box<str>, &Timestamp)| {
-            can_be(**known) && read.get(*member).is_none_or(|score| score < known)
-        };
-        self.0.iter().filter(is_lost).map(|(member, known)| note(key, member, known.as_millis())).collect()
+        let lost = self
+            .0
+            .iter()
+            .filter(|(member, known)| can_be(**known) && read.get(*member).is_none_or(|score| score < *known));
+        lost.map(|(member, known)| note(key, member, known.as_millis())).collect()
     }
 }
 
