@@ -34,6 +34,7 @@ async fn notes_outlive_an_older_copy_of_any_key() {
         changes(&base, &next(&base, &tokens, &store, &[&other]), &[], &[]).await; // It reads the notes.
         for _ in 0..3 {
             run(&redis, RESTORE, keys);
+            changes(&base, &next(&base, &tokens, &store, &[&other]), &[], &[]).await; // It reads them, as every 30 s.
             eventually("the note is put back", async || noted(&redis).contains("\"main\"")).await;
         }
         is_held(&Doorward::launch(&config(&tokens, &store, &[&named("new", "")])).await, "formerly: [main]", &dead[0])
@@ -80,6 +81,7 @@ async fn an_accepted_loss_outlives_an_older_copy_of_the_store() {
     eventually("it is dropped", async || score(&main).starts_with('-')).await;
     changes(&doorward, &new, &[], &[]).await;
     run(&redis, RESTORE, "doorward:*");
+    changes(&doorward, &new, &[], &[]).await;
     eventually("it is dropped again", async || score(&main).starts_with('-')).await;
     Doorward::launch(&config(&tokens, &store, &[&named("new", "")])).await.ready().await;
 }

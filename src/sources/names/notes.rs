@@ -76,12 +76,6 @@ impl Notes {
     pub fn names(&self) -> Names {
         Names::read(self.0.iter().map(|(text, at)| (text.clone(), *at)).collect())
     }
-
-    /// The number of notes, those that were dropped included.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.0.len()
-    }
 }
 
 #[cfg(test)]

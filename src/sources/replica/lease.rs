@@ -282,7 +282,7 @@ impl Replica {
         let lost_for = lease_state.lost().map(Steady::elapsed);
         let renewal =
             feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.published_leads(), lost_for).await?;
-        let Renewal { clock, began, is_new, is_written, names } = renewal;
+        let Renewal { clock, began, is_new, is_written, has_names } = renewal;
         lease_state.note_writable(is_written);
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
@@ -290,8 +290,8 @@ impl Replica {
         if is_new && held.renewed.is_some() {
             lease_state.note_lost(); // This lease was removed, and perhaps others.
         }
-        if let Some(names) = names {
-            self.check_names(names);
+        if !has_names {
+            self.names_changed.notify_one();
         }
         let covers = began.map(|began| began + LATE);
         *held = Held { clock: Some(clock), renewed: Some(Steady::now()), covers };

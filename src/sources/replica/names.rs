@@ -356,13 +356,6 @@ impl Replica {
         names
     }
 
-    /// Looks for lost notes now if the store has fewer than this process knows.
-    pub(super) fn check_names(&self, noted: usize) {
-        if noted < lock(&self.standing.noted).notes.count() {
-            self.names_changed.notify_one();
-        }
-    }
-
     /// Whether another instance has reported a view although the store has no notes: it has lost them. That instance
     /// notes its names again, or its lease ends.
     async fn awaits_notes(&self) -> bool {

@@ -66,8 +66,8 @@ pub(in crate::sources) struct Renewal {
     pub(in crate::sources) is_new: bool,
     /// The report was written, not the key's time to live alone.
     pub(in crate::sources) is_written: bool,
-    /// The number of the store's notes about issuers' names; `None`: not asked.
-    pub(in crate::sources) names: Option<usize>,
+    /// The store has notes about issuers' names.
+    pub(in crate::sources) has_names: bool,
 }
 
 /// A running lease.
@@ -140,7 +140,7 @@ impl Feed<'_> {
         let since = self.ledger.clock.since();
         commands.extend(self.ledger.clock.note(keys, report.at, crate::clock::now()));
         let noted = [
-            Command::new("ZCARD").arg(&*keys.issuers),
+            Command::new("EXISTS").arg(&*keys.issuers),
             clock_note::Note::command(keys),
             retention::lease_notes_command(keys),
             retention::notes_command(keys),
@@ -151,8 +151,7 @@ impl Feed<'_> {
         match self.session.pipeline(commands, deadline).await {
             Ok(answers) => {
                 let [.., names, even, lengths, retentions, time] = answers.as_slice() else { return Err(short()) };
-                let (is_new, names) =
-                    (answers[place].as_i64() == Some(1), names.as_u64().and_then(|count| usize::try_from(count).ok()));
+                let (is_new, has_names) = (answers[place].as_i64() == Some(1), names.as_i64() != Some(0));
                 self.ledger.warn_of_margins(&answers);
                 self.ledger.take_leases(lengths)?;
                 self.ledger.take_retentions(retentions)?;
@@ -160,13 +159,19 @@ impl Feed<'_> {
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
                 self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
-                Ok(Renewal { clock, began: Some(asked), is_new, is_written: true, names })
+                Ok(Renewal { clock, began: Some(asked), is_new, is_written: true, has_names })
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
                 let extend = Command::new("PEXPIRE").arg(keys.instance(name)).arg(length_ms);
                 let extended = self.session.call(extend, deadline).await?.as_i64() == Some(1);
-                Ok(Renewal { clock, began: extended.then_some(asked), is_new: false, is_written: false, names: None })
+                Ok(Renewal {
+                    clock,
+                    began: extended.then_some(asked),
+                    is_new: false,
+                    is_written: false,
+                    has_names: true,
+                })
             }
             Err(error) => Err(error),
         }
