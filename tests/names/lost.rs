@@ -11,13 +11,13 @@ use crate::support::eventually;
 use crate::support::grpc::Checks;
 use crate::support::tokens::{Tokens, now};
 
-const NOTES: &str = "doorward:{r}:issuers";
+pub(super) const NOTES: &str = "doorward:{r}:issuers";
 
-fn named(name: &str, more: &str) -> String {
+pub(super) fn named(name: &str, more: &str) -> String {
     format!("name: {name}, issuer: \"{X}\"{more}")
 }
 
-fn noted(redis: &RedisServer) -> String {
+pub(super) fn noted(redis: &RedisServer) -> String {
     redis.cli(&["ZRANGE", NOTES, "0", "-1"])
 }
 

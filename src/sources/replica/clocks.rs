@@ -263,7 +263,7 @@ impl Replica {
         }
     }
 
-    /// Notes again, in a store that has lost them, the leads that this process has read there.
+    /// Notes again the leads that this process has read in the store, and that it has lost.
     pub(super) async fn put_back_leads(&self) -> Result<(), LedgerError> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => Ok(()), // Written with the file.

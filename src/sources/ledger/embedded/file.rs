@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::Database;
@@ -28,8 +28,6 @@ pub(super) struct LedgerFile {
     opened: Mutex<Option<Opened>>,
     /// The file may lack an entry of the index.
     lacks: AtomicBool,
-    /// How often it was opened: each time it may be another file, or an older one.
-    openings: AtomicU64,
 }
 
 struct Opened {
@@ -66,13 +64,7 @@ impl Opened {
 
 impl LedgerFile {
     pub(super) fn new(path: &Path, index: Arc<RevocationIndex>, now: Timestamp) -> Result<Self, LedgerError> {
-        let file = Self {
-            path: path.to_owned(),
-            index,
-            opened: Mutex::default(),
-            lacks: AtomicBool::new(false),
-            openings: AtomicU64::new(0),
-        };
+        let file = Self { path: path.to_owned(), index, opened: Mutex::default(), lacks: AtomicBool::new(false) };
         let opened = file.open(now).map_err(|error| {
             let in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
             let cure = if in_use { " (another process has it open: stop it, or name another file)" } else { "" };
@@ -98,7 +90,6 @@ impl LedgerFile {
     /// A file that another program overwrote cannot be read, but this process has its content in memory: the file is
     /// moved aside, once, and a new one is created.
     fn open_again(&self) -> Result<Opened, redb::Error> {
-        self.openings.fetch_add(1, Ordering::Relaxed);
         let error = match self.open(crate::clock::now()) {
             Err(error @ redb::Error::Corrupted(_)) => error,
             Err(redb::Error::Io(error)) if error.kind() == ErrorKind::InvalidData => redb::Error::Io(error),
@@ -140,10 +131,6 @@ impl LedgerFile {
 
     pub(super) fn lacks(&self) -> bool {
         self.lacks.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn openings(&self) -> u64 {
-        self.openings.load(Ordering::Relaxed)
     }
 
     /// Writes every entry of the index that is not in the file.
