@@ -7,6 +7,7 @@ mod leads;
 mod leases;
 mod steps;
 mod undated;
+mod unlearnt;
 mod unread;
 mod unreported;
 

@@ -2,6 +2,10 @@
 
 use std::time::Instant;
 
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::api::{admin_keys, revoke};
 use crate::ledger::support::RedisServer;
 use crate::support::doorward::Doorward;
 use crate::support::eventually;
@@ -186,6 +190,67 @@ async fn a_file_that_another_program_removes_or_replaces_is_noticed_before_an_an
         let checks = Checks::connect(&doorward.check).await;
         assert_eq!(reason(&checks, &after).await, "signed_out", "{name}: acknowledged after it");
         assert_eq!(reason(&checks, &before).await, "signed_out", "{name}: acknowledged before it");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_written_over_or_emptied_during_sign_outs_loses_none_of_them() {
+    use std::path::Path;
+    type Act = fn(&Path);
+    let tokens = Tokens::new();
+    let config = tokens.config(&format!(
+        "revocation: {{store: embedded, embedded: {{path: DIR/revocations.redb}}}}\n{}",
+        admin_keys()
+    ));
+    let acts: [(&str, Act); 2] = [
+        ("written over", |file| assert!(std::fs::copy(file.with_extension("copy"), file).is_ok())),
+        ("emptied", |file| std::fs::write(file, "").unwrap()),
+    ];
+    for (name, act) in acts {
+        let doorward = Doorward::start(&config).await;
+        let file = doorward.dir.path().join("revocations.redb");
+        std::fs::copy(&file, file.with_extension("copy")).unwrap();
+        let stored = std::sync::Mutex::new(Vec::new());
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        // So many that nearly each moment is one of a write.
+        let work = async |worker: usize| {
+            for sign_out in 0.. {
+                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    break;
+                }
+                let user = format!("user-{worker}-{sign_out}");
+                if revoke(&doorward, &json!({"kind": "user", "id": user})).await.status == 201 {
+                    stored.lock().unwrap().push(user);
+                }
+            }
+        };
+        let attack = async {
+            for round in 0..3 {
+                let before = stored.lock().unwrap().len();
+                eventually("sign-outs are stored", || async { stored.lock().unwrap().len() > before + 20 }).await;
+                act(&file);
+                println!("{name}, {round}");
+                eventually("it is noticed", || async {
+                    doorward.log.lock().unwrap().iter().filter(|line| line.contains("by another program")).count()
+                        > round
+                })
+                .await;
+            }
+            eventually("all that is known is stored again", || async {
+                doorward.metric("doorward_store_unsaved").await == Some(0.0)
+                    && doorward.metric("doorward_store_up").await == Some(1.0)
+            })
+            .await;
+            stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        };
+        tokio::join!(join_all((0..16).map(work)), attack);
+        let doorward = killed_and_restarted(doorward, &config).await;
+        let checks = Checks::connect(&doorward.check).await;
+        let stored = stored.into_inner().unwrap();
+        println!("{name}: {} stored", stored.len());
+        for user in stored.iter().step_by(stored.len() / 100) {
+            assert_eq!(reason(&checks, &tokens.of(user)).await, "revoked", "{name}");
+        }
     }
 }
 

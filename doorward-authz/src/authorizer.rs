@@ -171,12 +171,13 @@ impl Authorizer {
         self.issuers.iter().map(|issuer| (issuer.name.clone(), issuer.lead.clone())).collect()
     }
 
-    /// The same by every name under which revocations of an issuer may stand, and by each `iss` ([`IssuerName::of_iss`]):
-    /// instances that use another of its names share the lead, whatever became of the name. Several issuers may share one.
+    /// The same by every name under which revocations of an issuer may stand, and by each form of its `iss`
+    /// ([`IssuerId::forms`](crate::issuer_id::IssuerId::forms), [`IssuerName::of_iss`]): instances that use another of its
+    /// names share the lead, whatever became of the name. Several issuers may share one.
     pub fn leads_of_all_names(&self) -> Vec<(IssuerName, Lead)> {
         let leads = |issuer: &Arc<TrustedIssuer>| {
             let lead = issuer.lead.clone();
-            let by_iss = issuer.issuer.texts().map(|iss| IssuerName::of_iss(&iss));
+            let by_iss = issuer.issuer.forms().into_iter().map(|iss| IssuerName::of_iss(&iss));
             issuer.names().cloned().chain(by_iss).map(move |name| (name, lead.clone())).collect::<Vec<_>>()
         };
         self.issuers.iter().flat_map(leads).collect()

@@ -113,6 +113,31 @@ impl Spelling {
         }
     }
 
+    fn text(&self) -> String {
+        match self {
+            Self::Exact(exact) => exact.clone(),
+            Self::Tenants { before, after, .. } => format!("{before}{}{after}", Self::TENANT),
+        }
+    }
+
+    /// The text, and the text with `{tenant}` for one segment of its path: each, or the one with the tenant's id.
+    fn forms(&self) -> Vec<String> {
+        let text = self.text();
+        let mut forms = vec![text.clone()];
+        let segments: Vec<&str> = text.split('/').collect();
+        for at in 3..segments.len() {
+            let may_be_a_tenant = match self {
+                Self::Exact(_) => !segments[at].is_empty(),
+                Self::Tenants { .. } => segments[at].contains(Self::TENANT),
+            };
+            if may_be_a_tenant {
+                let form = [&segments[..at], &[Self::TENANT], &segments[at + 1..]].concat().join("/");
+                forms.push(form);
+            }
+        }
+        forms
+    }
+
     /// A spelling from the configuration; `tenants` are those of a `{tenant}` in it.
     #[must_use]
     pub fn new(text: &str, tenants: &Tenants) -> Self {
@@ -196,10 +221,17 @@ impl IssuerId {
 
     /// Every configured spelling.
     pub fn texts(&self) -> impl Iterator<Item = String> {
-        self.0.iter().map(|spelling| match spelling {
-            Spelling::Exact(exact) => exact.clone(),
-            Spelling::Tenants { before, after, .. } => format!("{before}{}{after}", Spelling::TENANT),
-        })
+        self.0.iter().map(Spelling::text)
+    }
+
+    /// Texts of which two ids have one in common if an `iss` belongs to both ([`Self::overlaps`]). Ids whose `iss` differ
+    /// in one segment of the path may have one in common, too.
+    #[must_use]
+    pub fn forms(&self) -> Vec<String> {
+        let mut forms: Vec<String> = self.0.iter().flat_map(Spelling::forms).collect();
+        forms.sort_unstable();
+        forms.dedup();
+        forms
     }
 
     /// The tenant in claims: `tid`, which must be the tenant of `iss` if both are present.
@@ -306,6 +338,15 @@ mod tests {
             (of("https://idp/{tenant}/v2.0", &Tenants::Any), of("https://idp/x/{tenant}/v2.0", &Tenants::Any), false),
         ] {
             assert_eq!((one.overlaps(&other), other.overlaps(&one)), (overlap, overlap), "{one:?} {other:?}");
+            let have_one = one.forms().iter().any(|form| other.forms().contains(form));
+            assert_eq!(have_one, overlap || one.tenants() != other.tenants(), "{one:?} {other:?}");
         }
+        for form in exact.forms() {
+            assert!(
+                ["a/v2.0", "{tenant}/v2.0", "a/{tenant}"].map(|path| format!("https://idp/{path}")).contains(&form)
+            );
+        }
+        assert_eq!(any.forms(), ["https://idp/{tenant}/v2.0"]);
+        assert_eq!(of("accounts.test", &Tenants::Any).forms(), ["accounts.test"]);
     }
 }

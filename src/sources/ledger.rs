@@ -54,9 +54,9 @@
 //! and `{r}:repairer` (the instances that found a loss, and the one that writes entries back), `{r}:instances` and
 //! `{r}:instance:NAME` (leases), `{r}:leases` (the lengths of leases), `{r}:retentions` (the time for which instances
 //! need the log), `{r}:clock` (the time since which Redis's clock has been stable), `{r}:leads` (the leads of issuers'
-//! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use), `{r}:streams` (the
-//! secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used DPoP proofs, while they
-//! could be accepted), `{r}:signals` and `{r}:signals…:ID` (the streams of security events, and the owner of each),
+//! tokens), `{r}:issuers` (a sorted set: the meanings of issuers' names, with their last use, or below zero when they were
+//! dropped), `{r}:streams` (the secret with which instances seal streams and nonces for each other), `{r}:proof:ID` (used
+//! DPoP proofs, while they could be accepted), `{r}:signals` and `{r}:signals…:ID` (the streams of security events, and the owner of each),
 //! `{r}:relay:ID` and `{r}:relay-owner:ID` (the relays from this store to another one, and the owner of each), and
 //! `{r}:relayed` (the time up to which the relays of other regions have copied to this store). An entry with a field
 //! `receipt` requests that the instances report at once that they have applied it; `by` (the name of an admin key) and
@@ -105,16 +105,6 @@ impl From<RedisLedger> for RevocationLedger {
     }
 }
 
-/// The data of a server in its present role, or of an open file.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct StoreId {
-    /// The epoch of the data; `None` without one.
-    pub(super) epoch: Option<Box<str>>,
-    /// Changes whenever a server starts or becomes the primary, or a file is opened: it may have an older copy of the
-    /// data.
-    pub(super) replication_id: Box<str>,
-}
-
 impl RevocationLedger {
     /// Writes the revocations of one call durably, all or none, and returns the place of the last one.
     ///
@@ -138,16 +128,16 @@ impl RevocationLedger {
         }
     }
 
-    /// The meaning of issuer names in the store's notes, read on each call, and the store that has them: if it differs
-    /// from an earlier one, notes may have been lost.
-    pub(super) async fn noted_names(&self) -> Result<(Vec<Note>, StoreId), LedgerError> {
+    /// The notes of the meaning of issuer names, read on each call, and the epoch of the data that have them (`None`:
+    /// without one).
+    pub(super) async fn noted_names(&self) -> Result<(Vec<Note>, Option<Box<str>>), LedgerError> {
         match self {
-            Self::Embedded(ledger) => ledger.noted_names().await,
+            Self::Embedded(ledger) => Ok((ledger.noted_names().await?, None)),
             Self::Redis(ledger) => ledger.noted_names().await,
         }
     }
 
-    /// Writes notes again that the store has lost; a last use only becomes later.
+    /// Writes notes again that the store has lost, unless it has later ones.
     pub(super) async fn put_back_names(&self, lost: &[Note]) -> Result<(), LedgerError> {
         match self {
             Self::Embedded(ledger) => ledger.put_back_names(lost).await,
@@ -155,16 +145,11 @@ impl RevocationLedger {
         }
     }
 
-    /// Writes notes of the current meaning of issuer names, and drops others.
-    pub(super) async fn note_names(
-        &self,
-        names: &[String],
-        drop: &[String],
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
+    /// Writes notes of the present use of names, or that they were dropped.
+    pub(super) async fn note_names(&self, notes: &[Note]) -> Result<(), LedgerError> {
         match self {
-            Self::Embedded(ledger) => ledger.note_names(names, drop, now).await,
-            Self::Redis(ledger) => ledger.note_names(names, drop, now).await,
+            Self::Embedded(ledger) => ledger.note_names(notes).await,
+            Self::Redis(ledger) => ledger.note_names(notes).await,
         }
     }
 

@@ -7,6 +7,7 @@
 //! these notes, not with the last alone, so that a change in several steps is judged like the same change in one.
 
 mod mapping;
+mod notes;
 mod regions;
 
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::authz::issuer_id::{IssuerId, Spelling, Tenants};
 use crate::authz::revocation::{Kind, Lead, Revocation, RevocationIndex, Target};
 use crate::authz::token::TrustedIssuer;
 use mapping::mappings;
+
+pub use notes::{Notes, is_dropped, is_later};
 
 /// The meaning of one issuer name: the `iss` whose tokens its revocations refuse, and the claims that name users and
 /// sessions.
@@ -95,7 +98,8 @@ fn addresses(issuer: &TrustedIssuer) -> &[ClaimPath] {
     if issuer.revocable_by_email { &issuer.claim_names.email } else { &[] }
 }
 
-/// The meanings of names in the store's notes, each with the last time at which an instance confirmed it.
+/// The meaning of a name as a text, and the last time at which an instance confirmed it; below zero: the time at which it
+/// was dropped; 0: an operator dropped it.
 pub type Note = (String, Timestamp);
 
 /// The meanings of each name with their last use; a name may have had several. Their number is bounded by that of the
@@ -174,10 +178,10 @@ impl Names {
     /// The time for which an instance is assumed to use a name after its last note.
     pub const IN_USE: Duration = Duration::from_secs(90);
 
-    /// Parses the store's notes; an unreadable note was written by another program.
+    /// Parses the store's notes that count; an unreadable note was written by another program.
     #[must_use]
     pub fn read(notes: Vec<Note>) -> Self {
-        let read = |(text, seen): Note| Some((serde_json::from_str(&text).ok()?, seen));
+        let read = |(text, seen): Note| Some((serde_json::from_str(&text).ok().filter(|_| !is_dropped(seen))?, seen));
         Self(notes.into_iter().filter_map(read).collect())
     }
 
@@ -192,21 +196,10 @@ impl Names {
         self.0.is_empty()
     }
 
-    /// As they are stored.
-    #[must_use]
-    pub fn notes(&self) -> Vec<Note> {
-        self.0.iter().map(|(meaning, seen)| (meaning.text(), *seen)).collect()
-    }
-
     /// Whether this note is one of them.
     #[must_use]
     pub fn has(&self, text: &str) -> bool {
         self.0.iter().any(|(meaning, _)| meaning.text() == text)
-    }
-
-    /// Keeps the notes whose texts and last uses fulfil a condition.
-    pub fn retain(&mut self, is_kept: impl Fn(&str, Timestamp) -> bool) {
-        self.0.retain(|(meaning, seen)| is_kept(&meaning.text(), *seen));
     }
 
     /// The further names under which tokens of these issuers are noted, each with the lead of such an issuer.
@@ -309,7 +302,7 @@ impl Names {
 
     /// Applies the same changes to notes that were read again.
     pub fn apply(&mut self, superseded: &Superseded, seen: Timestamp) {
-        self.retain(|text, _| !superseded.ended.iter().any(|ended| ended == text));
+        self.0.retain(|(meaning, _)| !superseded.ended.contains(&meaning.text()));
         let amended = superseded.amended.iter().map(|text| (text.clone(), seen)).collect();
         *self = std::mem::take(self).and(Self::read(amended));
     }

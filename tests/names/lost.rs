@@ -11,13 +11,13 @@ use crate::support::eventually;
 use crate::support::grpc::Checks;
 use crate::support::tokens::{Tokens, now};
 
-const NOTES: &str = "doorward:{r}:issuers";
+pub(super) const NOTES: &str = "doorward:{r}:issuers";
 
-fn named(name: &str, more: &str) -> String {
+pub(super) fn named(name: &str, more: &str) -> String {
     format!("name: {name}, issuer: \"{X}\"{more}")
 }
 
-fn noted(redis: &RedisServer) -> String {
+pub(super) fn noted(redis: &RedisServer) -> String {
     redis.cli(&["ZRANGE", NOTES, "0", "-1"])
 }
 
@@ -211,30 +211,42 @@ async fn a_lead_outlives_a_name_over_reloads() {
     }
 }
 
-/// The name is given to another `iss` meanwhile, so that nothing tells what it stood for.
+/// The name is given to another `iss` meanwhile, so that nothing tells what it stood for. The `iss` may come back as one
+/// of a template, or the reverse.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lead_outlives_a_name_that_is_given_away() {
+    const EXACT: &str = "issuer: \"https://login.test/acme/v2\"";
+    const TEMPLATE: &str = "issuer: \"https://login.test/{tenant}/v2\", tenants: any";
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
-    let base = format!("name: base, issuer: \"{Y}\"");
+    let (base, given) = (format!("name: base, issuer: \"{Y}\""), "name: main, issuer: \"https://z.test\"");
     for store in [&*in_redis(&redis), IN_A_FILE] {
-        let mut doorward = Doorward::start(&config(&tokens, store, &[&base, &named("main", "")])).await;
-        let ahead = |user: &str| tokens.with(json!({"sub": user, "iat": now() + 28, "exp": now() + 600}));
-        let (of_alice, of_bob) = (ahead("alice"), ahead("bob"));
-        for token in [&of_alice, &of_bob] {
-            assert_eq!(reason(&Checks::connect(&doorward.check).await, token).await, "ok");
-        }
-        let given = "name: main, issuer: \"https://z.test\"";
-        let new = named("new", "");
-        for issuers in [&[&*base, given][..], &[&*base, given, &*new]] {
-            changes(&doorward, &next(&doorward, &tokens, store, issuers), &[], &[]).await;
-        }
-        for (user, token) in [("alice", &of_alice), ("bob", &of_bob)] {
-            assert_eq!(revoke(&doorward, &json!({"kind": "user", "issuer": "new", "id": user})).await.status, 201);
-            assert_eq!(reason(&Checks::connect(&doorward.check).await, token).await, "revoked", "{store}");
-            if user == "alice" {
-                restarted(&mut doorward, &config(&tokens, store, &[&base, given, &new])).await;
-                doorward.ready().await;
+        for (first, back, tenant) in [(EXACT, EXACT, ""), (TEMPLATE, EXACT, ""), (EXACT, TEMPLATE, "acme|")] {
+            redis.cli(&["FLUSHALL"]);
+            let main = format!("name: main, {first}");
+            let mut doorward = Doorward::start(&config(&tokens, store, &[&base, &main])).await;
+            let ahead = |user: &str| {
+                let iss = "https://login.test/acme/v2";
+                tokens.with(json!({"iss": iss, "tid": "acme", "sub": user, "iat": now() + 28, "exp": now() + 600}))
+            };
+            let (of_alice, of_bob) = (ahead("alice"), ahead("bob"));
+            for token in [&of_alice, &of_bob] {
+                assert_eq!(reason(&Checks::connect(&doorward.check).await, token).await, "ok");
             }
+            let new = format!("name: new, {back}");
+            for issuers in [&[&*base, given][..], &[&*base, given, &*new]] {
+                changes(&doorward, &next(&doorward, &tokens, store, issuers), &[], &[]).await;
+            }
+            for (user, token) in [("alice", &of_alice), ("bob", &of_bob)] {
+                let body = json!({"kind": "user", "issuer": "new", "id": format!("{tenant}{user}")});
+                assert_eq!(revoke(&doorward, &body).await.status, 201);
+                let checks = Checks::connect(&doorward.check).await;
+                assert_eq!(reason(&checks, token).await, "revoked", "{store}: {first} and {back}");
+                if user == "alice" {
+                    restarted(&mut doorward, &config(&tokens, store, &[&base, given, &new])).await;
+                    doorward.ready().await;
+                }
+            }
+            assert_eq!(doorward.stop().await, Some(0));
         }
     }
 }

@@ -87,11 +87,14 @@ struct Seen {
     longest: AtomicU64,
     /// The largest `iat` minus the uptime, in milliseconds, of tokens that wait for a clock; [`UNKNOWN`] without one.
     waiting: AtomicI64,
+    /// The uptime, in milliseconds, at which the last reading of what other instances saw began; [`NEVER`] without
+    /// others, [`UNKNOWN`] before the first.
+    read: AtomicI64,
 }
 
-/// No other clock: leads are measured by the one of the caller.
+/// No other clock: leads are measured by the one of the caller. No other instances.
 const NEVER: i64 = i64::MAX;
-/// One of the clocks is wrong; no token.
+/// One of the clocks is wrong; no token; no reading.
 const UNKNOWN: i64 = i64::MIN;
 
 impl Default for Seen {
@@ -104,6 +107,7 @@ impl Default for Seen {
             clock: AtomicI64::new(NEVER),
             longest: AtomicU64::default(),
             waiting: AtomicI64::new(UNKNOWN),
+            read: AtomicI64::new(NEVER),
         }
     }
 }
@@ -111,6 +115,9 @@ impl Default for Seen {
 impl Lead {
     /// Tokens of the current second may be dated up to its end, by the clock of another machine.
     pub const LEAST: Duration = Duration::from_secs(1);
+
+    /// The time after the start of a reading for which it tells what other instances saw.
+    pub const READ_FOR: Duration = Duration::from_secs(2);
 
     /// `uptime`: the time since the machine's start by a clock that nobody sets, and that counts suspension
     /// (CLOCK_BOOTTIME).
@@ -189,6 +196,24 @@ impl Lead {
     #[must_use]
     pub fn is_unmeasured(&self) -> bool {
         self.0.waiting.load(Ordering::Acquire) != UNKNOWN // If not, the lead shows.
+    }
+
+    /// Other instances may have seen more than is known here, until the next reading.
+    pub fn await_reading(&self) {
+        self.0.read.store(UNKNOWN, Ordering::Relaxed);
+    }
+
+    /// What other instances saw was taken over, by a reading that began at this uptime.
+    pub fn note_read(&self, began: Duration) {
+        self.0.read.fetch_max(millis(began), Ordering::Relaxed);
+    }
+
+    /// Whether this is the largest lead that any instance saw, up to the half second of sharing it. If not, the issuer's
+    /// tokens may be dated ahead by the whole leeway.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        let read = self.0.read.load(Ordering::Relaxed);
+        read == NEVER || millis((self.0.uptime)()).saturating_sub(read) <= millis(Self::READ_FOR)
     }
 
     /// Takes over what was verified by the settings before.

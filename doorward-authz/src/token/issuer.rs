@@ -216,7 +216,8 @@ impl TrustedIssuer {
     /// dated ahead of it.
     ///
     /// For a user that is the largest lead of this issuer's tokens at any instance, at least [`Lead::LEAST`]; for a
-    /// client or the whole issuer, where no user signs in again a moment later, it is at least the leeway. Clocks that
+    /// client or the whole issuer, where no user signs in again a moment later, or if the leads of other instances are
+    /// not known, it is at least the leeway. Clocks that
     /// differ by more than the leeway are refused: one of them would give an instant that covers too little.
     pub fn instant(&self, kind: Kind, clocks: Clocks) -> Result<Timestamp, Denial> {
         if !clocks.agree_within(self.leeway) {
@@ -232,9 +233,11 @@ impl TrustedIssuer {
         Ok(dated.map_or(covered, |dated| dated.max(covered)))
     }
 
-    /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own.
+    /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own: by the whole leeway if it
+    /// is not known what other instances saw.
     pub(crate) fn least_lead(&self) -> Duration {
-        self.lead.seen().max(Lead::LEAST)
+        let seen = self.lead.seen().max(Lead::LEAST);
+        if self.lead.is_known() { seen } else { self.leeway.max(seen) }
     }
 
     /// The revocation that signs out a token, its session or its user; of a token that names no session or no

@@ -115,6 +115,12 @@ impl Readiness {
         let detail = revocations.detail.filter(|_| revocations.ready && lasting.contains(&revocations.state));
         let reason = |detail| format!("{}: {detail}", revocations.state);
         let revocations = detail.map(|detail| Missing { part: "revocations", reason: reason(detail) });
+        let leads = state.replica.unread_leads().map(|fault| Missing {
+            part: "leads",
+            reason: format!(
+                "those of other instances cannot be read: {fault}; sign-outs of users cover the whole leeway"
+            ),
+        });
         let signals = down(&state.receivers()).into_iter().map(|(name, state)| {
             let reason = format!("{name} is {state}: its security events do not arrive");
             Missing { part: "signals", reason }
@@ -122,7 +128,7 @@ impl Readiness {
         let relays = state.relays();
         let relays = relays.iter().map(|relay| relay.status()).filter(|status| status.is_overdue);
         let relays = relays.map(|status| Missing { part: "relay", reason: status.warning() });
-        revocations.into_iter().chain(signals).chain(relays).collect()
+        revocations.into_iter().chain(leads).chain(signals).chain(relays).collect()
     }
 }
 

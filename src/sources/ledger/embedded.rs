@@ -1,20 +1,19 @@
 //! The ledger of a single node: in memory, or in one file that is synced before an append answers.
 
+mod file;
 mod issuers;
 mod signals;
+mod watched;
 
 use std::collections::HashMap;
-use std::fs::{Metadata, OpenOptions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use redb::backends::FileBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
+use self::file::LedgerFile;
 use super::{LedgerError, Position, SignalNotes};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Hit, Kind, Note, Origin, Revocation, RevocationIndex, Target, TargetId, Watermark};
@@ -36,128 +35,6 @@ pub struct EmbeddedLedger {
 /// By the id of the transmitter.
 type Signals = HashMap<String, SignalNotes>;
 
-/// An open database. After a failed write redb refuses every operation until the file is opened again.
-struct LedgerFile {
-    path: PathBuf,
-    /// Reads the file into the index whenever the file is opened.
-    index: Arc<RevocationIndex>,
-    /// `None`: not open.
-    opened: Mutex<Option<Opened>>,
-    /// The file may lack an entry of the index.
-    lacks: AtomicBool,
-    /// How often it was opened: each time it may be another file, or an older one.
-    openings: AtomicU64,
-}
-
-struct Opened {
-    database: Database,
-    stamp: Stamp,
-}
-
-/// The attributes by which the file at the path is recognised as the opened one, unchanged by others. A write to a
-/// file that was removed or replaced would be acknowledged and lost.
-#[derive(Clone, Copy, Eq, PartialEq)]
-struct Stamp {
-    inode: (u64, u64),
-    length: u64,
-    modified: (i64, i64),
-}
-
-impl From<Metadata> for Stamp {
-    fn from(found: Metadata) -> Self {
-        Self { inode: (found.dev(), found.ino()), length: found.len(), modified: (found.mtime(), found.mtime_nsec()) }
-    }
-}
-
-impl LedgerFile {
-    fn open(&self, now: Timestamp) -> Result<Opened, redb::Error> {
-        // Only the owner may read the file, which names signed-out users; redb would create it readable by all.
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&self.path)?;
-        let same = file.try_clone()?;
-        // The check costs as much as reading the file, which is done anyway; without it a corrupted file causes a
-        // panic later.
-        let database = Database::builder()
-            .set_cache_size(CACHE)
-            .set_check_integrity_on_open(true)
-            .create_with_backend(FileBackend::new(file)?)?;
-        load(&database, &self.index, now)?;
-        Ok(Opened { database, stamp: same.metadata()?.into() })
-    }
-
-    /// A file that another program overwrote cannot be read, but this process has its content in memory: the file is
-    /// moved aside, once, and a new one is created.
-    fn open_again(&self) -> Result<Opened, redb::Error> {
-        self.openings.fetch_add(1, Ordering::Relaxed);
-        let error = match self.open(crate::clock::now()) {
-            Err(error @ redb::Error::Corrupted(_)) => error,
-            Err(redb::Error::Io(error)) if error.kind() == ErrorKind::InvalidData => redb::Error::Io(error),
-            opened => return opened,
-        };
-        let mut aside = self.path.clone().into_os_string();
-        aside.push(".unreadable");
-        if Path::new(&aside).exists() {
-            std::fs::remove_file(&self.path)?;
-        } else {
-            std::fs::rename(&self.path, &aside)?;
-        }
-        tracing::error!(%error, aside = %aside.display(), "the revocation file cannot be read; a new one is created");
-        self.lacks.store(true, Ordering::Relaxed);
-        self.open(crate::clock::now())
-    }
-
-    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, LedgerError> {
-        let mut held = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let was_open = held.is_some();
-        let opened = match held.take() {
-            Some(opened) => self.stamp().and_then(|now| if now == opened.stamp { Ok(opened) } else { Err(changed()) }),
-            None => self.open_again(),
-        };
-        let done = opened.and_then(|mut opened| {
-            let done = work(&opened.database)?; // On an error the database stays closed.
-            let now = self.stamp()?;
-            if now.inode != opened.stamp.inode {
-                return Err(changed());
-            }
-            opened.stamp = now;
-            *held = Some(opened);
-            Ok(done)
-        });
-        if let Err(error) = &done {
-            self.lacks.store(true, Ordering::Relaxed);
-            if was_open {
-                let path = self.path.display();
-                tracing::warn!(%path, %error, "the revocation file cannot be used; writing every revocation again");
-            }
-        }
-        done.map_err(|error| LedgerError::File { cause: format!("{}: {error}", self.path.display()).into() })
-    }
-
-    fn stamp(&self) -> Result<Stamp, redb::Error> {
-        std::fs::metadata(&self.path).map(Stamp::from).map_err(|_| changed())
-    }
-
-    /// Writes every entry of the index that is not in the file.
-    fn write_known(&self) -> Result<(), LedgerError> {
-        const BATCH: usize = 4096;
-        self.lacks.store(false, Ordering::Relaxed);
-        let mut known = self.index.entries();
-        loop {
-            let batch: Vec<_> = known.by_ref().take(BATCH).collect();
-            self.with(|database| store(database, &batch))?;
-            if batch.len() < BATCH {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn changed() -> redb::Error {
-    redb::Error::Io(std::io::Error::other("was removed, replaced or changed by another program; opening it again"))
-}
-
-/// The page cache in bytes: the file is read once, and decisions read the index.
-const CACHE: usize = 8 << 20;
 /// `ISSUER:KIND:ID` → when it may be forgotten, and the watermark of each origin (`None`: never).
 type Record = (i64, Option<i64>, Option<i64>);
 const TABLE: TableDefinition<'_, &str, Record> = TableDefinition::new("revocations-1");
@@ -186,21 +63,8 @@ impl EmbeddedLedger {
     ///
     /// Fails if another process has it open, or if it is not such a file.
     pub fn open(path: &Path, now: Timestamp) -> Result<Self, LedgerError> {
-        let (path, index) = (path.to_owned(), Arc::new(RevocationIndex::new()));
-        let file = LedgerFile {
-            path,
-            index: index.clone(),
-            opened: Mutex::default(),
-            lacks: AtomicBool::new(false),
-            openings: AtomicU64::new(0),
-        };
-        let opened = file.open(now);
-        let opened = opened.map_err(|error| {
-            let in_use = matches!(error, redb::Error::DatabaseAlreadyOpen);
-            let cure = if in_use { " (another process has it open: stop it, or name another file)" } else { "" };
-            LedgerError::File { cause: format!("{}: {error}{cure}", file.path.display()).into() }
-        })?;
-        let file = LedgerFile { opened: Mutex::new(Some(opened)), ..file };
+        let index = Arc::new(RevocationIndex::new());
+        let file = LedgerFile::new(path, index.clone(), now)?;
         let leads = Mutex::new(file.with(issuers::leads)?);
         let signals = Mutex::new(file.with(signals::read)?);
         Ok(Self {
@@ -235,7 +99,7 @@ impl EmbeddedLedger {
         let Some(file) = self.file.clone() else { return Ok(false) };
         let keep = move || {
             let _ = file.with(|_| Ok(())); // A file that changed is noticed, and logged.
-            let lacks = file.lacks.load(Ordering::Relaxed);
+            let lacks = file.lacks();
             if lacks { file.write_known().map(|()| lacks) } else { Ok(lacks) }
         };
         let was_written = tokio::task::spawn_blocking(keep).await.map_err(|error| failed(&error))??;
@@ -444,5 +308,70 @@ mod tests {
             assert!(error.to_string().contains("revocations.redb"), "{error}");
         }
         std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    fn overwrite(path: &Path) {
+        std::fs::copy(path.with_extension("copy"), path).unwrap();
+    }
+
+    fn empty(path: &Path) {
+        std::fs::write(path, "").unwrap();
+    }
+
+    /// What another program does while this process writes, and before or after the commit.
+    #[tokio::test]
+    async fn a_file_that_is_changed_during_a_write_is_noticed_before_its_answer() {
+        let directory = std::env::temp_dir().join(format!("doorward-during-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory); // Of a run that failed.
+        std::fs::create_dir_all(&directory).unwrap();
+        let now = Timestamp::from_secs(crate::clock::now().as_secs());
+        let revoked = |id: &str| [revocation(id, Origin::Revoked, now, now.plus(Duration::from_secs(60)))];
+        for (name, act) in [("overwritten", overwrite as fn(&Path)), ("emptied", empty)] {
+            for commits_first in [false, true] {
+                let path = directory.join(format!("{name}-{commits_first}.redb"));
+                let ledger = EmbeddedLedger::open(&path, now).unwrap();
+                ledger.append(&revoked("old")).await.unwrap();
+                std::fs::copy(&path, path.with_extension("copy")).unwrap();
+                ledger.append(&revoked("first")).await.unwrap();
+                let [second] = revoked("second");
+                ledger.index.apply(&second, Steady::now().uptime());
+                let written = ledger.file.as_ref().unwrap().with(|file| {
+                    if commits_first {
+                        store(file, &[second])?;
+                        act(&path);
+                        return Ok(());
+                    }
+                    let transaction = file.begin_write()?;
+                    transaction.open_table(TABLE)?.insert("main:user:second", (now.as_millis(), None, None))?;
+                    act(&path);
+                    transaction.commit()?;
+                    Ok(())
+                });
+                let error = written.expect_err(name).to_string();
+                assert!(error.contains("by another program"), "{name}, {commits_first}: {error}");
+                assert!(ledger.keep().await.unwrap(), "everything is written again");
+                ledger.append(&revoked("third")).await.unwrap();
+                drop(ledger);
+                let ledger = EmbeddedLedger::open(&path, now).unwrap();
+                let mut kept: Vec<_> = ledger.index().revocations().map(|kept| kept.target.id.to_string()).collect();
+                kept.sort_unstable();
+                assert_eq!(kept, ["first", "old", "second", "third"], "{name}, {commits_first}");
+            }
+        }
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_over_the_file_is_an_error_after_which_it_is_opened_again() {
+        let path = std::env::temp_dir().join(format!("doorward-panic-{}.redb", std::process::id()));
+        let _ = std::fs::remove_file(&path); // Of a run that failed.
+        let ledger = EmbeddedLedger::open(&path, crate::clock::now()).unwrap();
+        let written = ledger.file.as_ref().unwrap().with(|file| -> Result<(), redb::Error> {
+            let _open = file.begin_write()?;
+            panic!("as redb does over content of another program");
+        });
+        assert!(written.is_err());
+        assert!(ledger.keep().await.unwrap(), "everything is written again");
+        std::fs::remove_file(path).unwrap();
     }
 }

@@ -63,7 +63,7 @@ pub struct RedisLedger {
     keeping: retention::Keeping,
     clock: clock::StoreClock,
     reported: members::ReportedFaults,
-    margins: Mutex<margins::ReadMargins>,
+    known: Mutex<margins::Known>,
     received: relay::OldestReceived,
 }
 
@@ -83,7 +83,7 @@ impl RedisLedger {
             keeping: retention::Keeping::default(),
             clock: clock::StoreClock::default(),
             reported: members::ReportedFaults::default(),
-            margins: Mutex::default(),
+            known: Mutex::default(),
             received: relay::OldestReceived::default(),
             config,
         };

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::super::ledger::{LedgerError, RedisLedger};
+use super::health::Health;
 use super::{Replica, RevocationLedger};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{self, Lead};
@@ -46,8 +47,18 @@ pub(super) struct Clocks {
     leads: Mutex<Vec<(IssuerName, Lead)>>,
     /// The same by further names under which their tokens are noted.
     further_leads: Mutex<Vec<(IssuerName, Lead)>>,
+    readings: Mutex<Readings>,
     /// The wall clock at the start of this process.
     began: (Timestamp, Steady),
+}
+
+/// The readings of the leads that other instances noted.
+#[derive(Default)]
+struct Readings {
+    /// The start of the last one that succeeded.
+    last: Option<Steady>,
+    /// Why there was none for longer than [`Lead::READ_FOR`], as it was logged.
+    fault: Option<Box<str>>,
 }
 
 impl Clocks {
@@ -198,6 +209,9 @@ impl Replica {
         let mut shared = self.clocks.leads.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, lead) in &leads {
             shared.iter().filter(|(known, _)| known == name).for_each(|(_, before)| lead.inherit(before));
+            if self.is_shared() && !shared.iter().any(|(known, before)| known == name && before.is_same(lead)) {
+                lead.await_reading(); // Nobody has asked by this name.
+            }
         }
         shared.retain(|(name, _)| !leads.iter().any(|(known, _)| known == name));
         leads.append(&mut shared);
@@ -249,7 +263,7 @@ impl Replica {
         }
     }
 
-    /// Notes again, in a store that has lost them, the leads that this process has read there.
+    /// Notes again the leads that this process has read in the store, and that it has lost.
     pub(super) async fn put_back_leads(&self) -> Result<(), LedgerError> {
         match &self.ledger {
             RevocationLedger::Embedded(_) => Ok(()), // Written with the file.
@@ -261,26 +275,66 @@ impl Replica {
     pub(super) async fn note_leads(&self) -> Result<(), LedgerError> {
         match &self.ledger {
             RevocationLedger::Embedded(ledger) => ledger.keep_leads(&self.published_leads()).await,
-            RevocationLedger::Redis(ledger) => ledger.share_margins(&self.published_leads(), &self.all_leads()).await,
+            RevocationLedger::Redis(ledger) => {
+                let (all, began) = (self.all_leads(), Steady::now());
+                let shared = ledger.share_margins(&self.published_leads(), &all).await;
+                if shared.is_ok() {
+                    self.note_reading(&all, began, &shared);
+                }
+                shared
+            }
         }
     }
 
     /// Takes over the leads that other instances have seen, for a new watermark; `false` if they cannot be read: the
-    /// watermark must then cover the whole leeway.
+    /// watermark must then cover the whole leeway, as [`Lead::is_known`] decides soon for all others.
     #[must_use]
     pub async fn read_leads(&self) -> bool {
         let RevocationLedger::Redis(ledger) = &self.ledger else { return true };
-        let read = ledger.read_margins(&self.all_leads()).await;
-        if let Err(error) = &read {
-            tracing::debug!(%error, "margins of other instances not read");
-        }
+        let (all, began) = (self.all_leads(), Steady::now());
+        let read = ledger.read_margins(&all).await;
+        self.note_reading(&all, began, &read);
         read.is_ok()
+    }
+
+    /// Records a reading, and logs that there was none for a while, or is one again. A store that does not answer is given
+    /// the time of a failover.
+    fn note_reading(&self, leads: &[(IssuerName, Lead)], began: Steady, read: &Result<(), LedgerError>) {
+        if read.is_ok() {
+            for (_, lead) in leads {
+                lead.note_read(began.uptime());
+            }
+        }
+        let mut readings = self.clocks.readings.lock().unwrap_or_else(PoisonError::into_inner);
+        if read.is_ok() {
+            readings.last = readings.last.max(Some(began));
+        }
+        let Some(age) = readings.last.map(Steady::elapsed) else { return };
+        let patience = match read {
+            Ok(()) | Err(LedgerError::Refused { .. }) => Lead::READ_FOR,
+            Err(_) => Health::LASTING,
+        };
+        if age <= Lead::READ_FOR && readings.fault.take().is_some() {
+            tracing::info!("the leads and dates that other instances noted are read again");
+        } else if age > patience && readings.fault.is_none() {
+            let fault = read.as_ref().err().map_or_else(|| "the store answers slowly".to_owned(), ToString::to_string);
+            tracing::warn!(
+                error = %fault,
+                "the leads and dates that other instances noted cannot be read: sign-outs of users cover the whole leeway"
+            );
+            readings.fault = Some(fault.into());
+        }
+    }
+
+    /// Why the leads of other instances are not known, for `/readyz`.
+    pub fn unread_leads(&self) -> Option<Box<str>> {
+        self.clocks.readings.lock().unwrap_or_else(PoisonError::into_inner).fault.clone()
     }
 
     /// Shares at once, with other instances, how far verified tokens are dated ahead; never returns.
     pub(super) async fn share_margins(&self, ledger: &RedisLedger) {
         let (mut shared, mut agreed) = (Vec::new(), false);
-        let mut looks = 0_u32;
+        let mut learnt = None;
         loop {
             let (leads, read, clocks) = (self.leads(), Steady::now(), self.clocks());
             let is_exact = read.elapsed() < SHARE_EVERY; // By a clock that was read later, leads would be too short.
@@ -297,18 +351,17 @@ impl Replica {
             }
             let seen =
                 || leads.iter().map(|(_, lead)| (lead.seen(), lead.beyond(clocks.earliest()))).collect::<Vec<_>>();
-            if seen() != shared {
-                let now = seen();
-                if self.note_leads().await.is_ok() {
-                    shared = now;
-                }
-            } else if agree && !agreed
-                || looks.is_multiple_of(u32::try_from(LEARN_EVERY.as_millis() / SHARE_EVERY.as_millis()).unwrap_or(1))
-            {
+            let now = seen();
+            let is_noted = now != shared && self.note_leads().await.is_ok();
+            if is_noted {
+                shared = now;
+            }
+            let is_due = learnt.is_none_or(|learnt: Steady| learnt.elapsed() >= LEARN_EVERY);
+            if !is_noted && (is_due || agree && !agreed) {
+                learnt = Some(Steady::now());
                 let _ = self.read_leads().await; // Read again in a moment, and for each watermark.
             }
             agreed = agree;
-            looks = looks.wrapping_add(1);
             sleep(SHARE_EVERY).await;
         }
     }

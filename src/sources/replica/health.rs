@@ -161,7 +161,7 @@ struct HealthState {
 
 impl Health {
     /// The time for which a store may be unreachable before the log warns: a failover or restart is over by then.
-    const LASTING: Duration = Duration::from_secs(5);
+    pub(super) const LASTING: Duration = Duration::from_secs(5);
 
     pub(super) fn new(state: ReplicaState) -> Self {
         let status = ReplicaStatus { ready: state == ReplicaState::Following, state, detail: None };

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::super::ledger::{FORGOTTEN_AFTER, LedgerError, Report, RevocationLedger, StoreId};
-use super::super::names::{Circumstances, Conflict, Names, Note, Superseded};
+use super::super::ledger::{FORGOTTEN_AFTER, LedgerError, Report, RevocationLedger};
+use super::super::names::{Circumstances, Conflict, Names, Note, Notes, Superseded};
 use super::{Replica, ReplicaState, ReplicaStatus};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Revocation;
@@ -31,34 +31,14 @@ pub(super) struct Standing {
 /// The notes of the store, as this process knows them.
 #[derive(Default)]
 struct Noted {
-    /// Those at the last reading, and those that it has lost since an earlier one.
-    names: Names,
-    /// The texts of the latter, until they are put back.
-    lost: Vec<String>,
-    /// The store at the last reading.
-    store: StoreId,
+    notes: Notes,
+    /// The epoch of the store at the last reading.
+    epoch: Option<Box<str>>,
     /// Since when each reading found that notes can be written, and the last of them.
     writable: Option<(Steady, Steady)>,
 }
 
 impl Noted {
-    /// Takes over a reading. A store that was emptied, restarted or replaced has lost the notes that it lacks now, and so
-    /// has one without any: instances that drop a note have others. In a store that is the same, they were dropped.
-    /// Returns whether it may have lost some.
-    fn update(&mut self, read: Names, store: StoreId) -> bool {
-        let has_lost = read.is_empty() || store != self.store;
-        let found: HashMap<String, Timestamp> = read.notes().into_iter().collect();
-        let mut missing = std::mem::take(&mut self.names);
-        // An older copy of a note has an earlier use.
-        missing.retain(|text, seen| {
-            found.get(text).is_none_or(|found| *found < seen) && (has_lost || self.lost.iter().any(|lost| lost == text))
-        });
-        self.lost = missing.notes().into_iter().map(|(text, _)| text).collect();
-        self.names = read.and(missing);
-        self.store = store;
-        has_lost
-    }
-
     fn note_writable(&mut self, is_writable: bool) {
         let now = Steady::now();
         let since = self.writable.filter(|(_, last)| now.since(*last) < AT_EASE * 2).map_or(now, |(since, _)| since);
@@ -68,10 +48,6 @@ impl Noted {
     /// The time for which instances could write notes.
     fn writable_for(&self) -> Duration {
         self.writable.map(|(since, last)| last.since(since)).unwrap_or_default()
-    }
-
-    fn lost(&self) -> Vec<Note> {
-        self.names.notes().into_iter().filter(|(text, _)| self.lost.contains(text)).collect()
     }
 }
 
@@ -99,15 +75,17 @@ impl Replica {
         let is_held = lock(&self.standing.held).take().is_some_and(|held| held == current);
         let mut state = lock(&self.standing.state);
         let before = std::mem::take(&mut *state);
-        let noted = lock(&self.standing.noted).names.clone().and(before.past.clone());
-        self.add_lead_names(noted.and(Names::of(&before.all, Timestamp::default())).further_leads(issuers));
+        let mut noted = lock(&self.standing.noted).notes.names();
+        noted.apply(&before.superseded, self.clocks().latest());
+        let known = noted.clone().and(before.past.clone());
+        self.add_lead_names(known.and(Names::of(&before.all, Timestamp::default())).further_leads(issuers));
         let was_in_force = self.freshness.is_named() && !before.all.is_empty();
         let (mut past, mut superseded) = (before.past, before.superseded);
         if was_in_force {
             past = past.and(Names::of(&before.all, self.clocks().latest()));
         }
         if was_in_force && (is_held || accept_loss) {
-            superseded.extend(lock(&self.standing.noted).names.supersede(issuers, &before.all, accept_loss));
+            superseded.extend(noted.supersede(issuers, &before.all, accept_loss));
             superseded.extend(past.supersede(issuers, &before.all, accept_loss));
             superseded.ended.retain(|text| !current.contains(text)); // The name has that meaning again.
         } else if self.is_noting() {
@@ -132,7 +110,7 @@ impl Replica {
         }
         let read = self.read_names().await;
         let (Issuers { all, past, .. }, seen) = (self.issuers(), self.clocks().latest());
-        let noted = read.unwrap_or_else(|_| lock(&self.standing.noted).names.clone());
+        let noted = read.unwrap_or_else(|_| self.known_names());
         let names = noted.and(past).and(Names::of(&all, seen));
         let texts = Names::texts(next);
         let is_new = texts.iter().any(|text| !names.has(text));
@@ -144,7 +122,7 @@ impl Replica {
         }
         if found.is_empty()
             && is_new
-            && let Err(error) = self.ledger.note_names(&texts, &[], seen).await
+            && let Err(error) = self.write_notes(&texts, &[], seen).await
         {
             // Another instance could not see them, nor this one what another has noted.
             let message = format!("the meaning of the issuers' names cannot be noted in the store: {error}");
@@ -267,7 +245,7 @@ impl Replica {
         // A process that decides noted its own; another relies on the notes, which a store may have lost.
         let epoch = if is_known { None } else { self.settled_epoch()? };
         let noted = self.read_names().await?;
-        if !is_known && lock(&self.standing.noted).store.epoch != epoch {
+        if !is_known && lock(&self.standing.noted).epoch != epoch {
             return unavailable("the store has lost its data");
         }
         if !is_known && noted.is_empty() && self.awaits_notes().await {
@@ -302,7 +280,7 @@ impl Replica {
         }
         if !is_known {
             // Before any use of the names: another instance must see them.
-            self.ledger.note_names(&Names::texts(all), &[], seen).await?;
+            self.write_notes(&Names::texts(all), &[], seen).await?;
         }
         {
             let state = lock(&self.standing.state);
@@ -333,40 +311,49 @@ impl Replica {
             self.note_leads().await?; // The leads under the names of these notes.
         }
         let notes = [Names::texts(all), amended.clone()].concat();
-        self.ledger.note_names(&notes, &ended, seen).await?;
+        self.write_notes(&notes, &ended, seen).await?;
         let left = &mut lock(&self.standing.state).superseded;
         left.ended.retain(|text| !ended.contains(text));
         left.amended.retain(|text| !amended.contains(text));
         Ok(())
     }
 
+    /// Writes notes that names are used, and that others ended.
+    async fn write_notes(&self, used: &[String], ended: &[String], now: Timestamp) -> Result<(), LedgerError> {
+        let notes = lock(&self.standing.noted).notes.next(used, ended, now);
+        self.ledger.note_names(&notes).await?;
+        lock(&self.standing.noted).notes.written(notes);
+        Ok(())
+    }
+
     /// The notes, as this process changes them; those that the store has lost are put back.
     async fn read_names(&self) -> Result<Names, LedgerError> {
-        let read = self.ledger.noted_names().await;
-        let (read, store) = read.inspect_err(|_| lock(&self.standing.noted).note_writable(false))?;
-        let (superseded, seen) = (self.issuers().superseded, self.clocks().latest());
-        let (names, lost, has_lost) = {
-            let mut noted = lock(&self.standing.noted);
-            let has_lost = noted.update(Names::read(read), store);
-            noted.names.apply(&superseded, seen);
-            (noted.names.clone(), noted.lost(), has_lost)
-        };
-        let put_back = async {
-            if has_lost {
-                self.put_back_leads().await?;
-            }
-            self.ledger.put_back_names(&lost).await
-        };
-        let written = put_back.await;
-        let mut noted = lock(&self.standing.noted);
-        noted.note_writable(written.is_ok());
-        match written {
-            // Another reading may have found more of them meanwhile.
-            Ok(()) => noted.lost.retain(|text| !lost.iter().any(|(put_back, _)| put_back == text)),
-            Err(error) => tracing::debug!(%error, "notes about issuers' names not put back yet"),
+        if let Err(error) = self.put_back_notes(&self.read_notes().await?).await {
+            tracing::debug!(%error, "notes about issuers' names not put back yet");
         }
-        drop(noted);
-        Ok(names)
+        Ok(self.known_names())
+    }
+
+    /// Reads the notes, and returns those that the store has lost.
+    async fn read_notes(&self) -> Result<Vec<Note>, LedgerError> {
+        let read = self.ledger.noted_names().await;
+        let mut noted = lock(&self.standing.noted);
+        let (read, epoch) = read.inspect_err(|_| noted.note_writable(false))?;
+        noted.epoch = epoch;
+        Ok(noted.notes.update(read, self.clocks().latest()))
+    }
+
+    async fn put_back_notes(&self, lost: &[Note]) -> Result<(), LedgerError> {
+        let written = self.ledger.put_back_names(lost).await;
+        lock(&self.standing.noted).note_writable(written.is_ok());
+        written
+    }
+
+    /// The notes as of the last reading, and as this process changes them.
+    fn known_names(&self) -> Names {
+        let mut names = lock(&self.standing.noted).notes.names();
+        names.apply(&self.issuers().superseded, self.clocks().latest());
+        names
     }
 
     /// Whether another instance has reported a view although the store has no notes: it has lost them. That instance
@@ -394,14 +381,13 @@ impl Replica {
     /// Notes the meanings again in a store that may have lost them: those that this process has read, and its own,
     /// unless it is not known yet that they are right.
     pub(super) async fn restore_names(&self) -> Result<(), LedgerError> {
-        let known = lock(&self.standing.noted).names.notes();
         self.put_back_leads().await?;
-        self.ledger.put_back_names(&known).await?;
+        self.put_back_notes(&self.read_notes().await?).await?;
         let all = self.issuers().all;
         if all.is_empty() || !self.freshness.is_named() {
             return Ok(());
         }
-        self.ledger.note_names(&Names::texts(&all), &[], self.clocks().latest()).await
+        self.write_notes(&Names::texts(&all), &[], self.clocks().latest()).await
     }
 
     /// Logs an obstacle once.

@@ -1,5 +1,6 @@
 //! Writes revocations back to a store that has lost them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use tokio::time::{sleep, timeout};
 use super::super::ledger::{LedgerError, Position, RedisLedger};
 use super::Replica;
 use super::stats::{Operation, gauge};
-use crate::authz::revocation::{Revocation, RevocationIndex};
+use crate::authz::revocation::{Revocation, RevocationIndex, TargetId};
 use crate::clock::Steady;
 
-/// Revocations per append.
+/// Revocations per append, and more of one target.
 const BATCH: usize = 256;
 /// Entries that are visited before yielding to other tasks.
 const STRIDE: usize = 1024;
@@ -77,7 +78,7 @@ impl Replica {
         let mut put_back = 0;
         while self.loss().as_ref().is_some_and(is_current) {
             let began = Steady::now();
-            let missing = self.missing(seen).await.len();
+            let missing = self.missing(seen).await.iter().map(Vec::len).sum();
             self.stats.reseed_waiting.set(gauge(missing));
             let named = self.restore_names().await;
             if let Err(error) = &named {
@@ -109,44 +110,69 @@ impl Replica {
     async fn write_missing(&self, ledger: &RedisLedger, seen: &RevocationIndex) -> Result<usize, LedgerError> {
         // A peer that began earlier may have written all of them.
         self.reach(ledger.end().await?).await;
-        let missing = self.missing(seen).await;
+        let batches = self.missing(seen).await;
+        let (mut written, mut waiting) = (0, batches.iter().map(Vec::len).sum::<usize>());
         let mut assured = Steady::now();
-        for (done, batch) in missing.chunks(BATCH).enumerate() {
+        for batch in &batches {
             if assured.elapsed() >= ASSURE_EVERY {
                 if !ledger.is_repairer(&self.name).await? {
-                    return Ok(done * BATCH); // Another instance has taken over, because this one was too slow.
+                    return Ok(written); // Another instance has taken over, because this one was too slow.
                 }
                 assured = Steady::now();
             }
             let dated: Vec<_> = batch.iter().map(|entry| ledger.dated(entry)).collect();
-            let written = ledger.append(&dated).await;
-            self.stats.count(Operation::Reseed, written.as_ref().map(drop));
-            written?;
+            let appended = ledger.append(&dated).await;
+            self.stats.count(Operation::Reseed, appended.as_ref().map(drop));
+            appended?;
             for revocation in batch {
                 seen.apply(revocation, Steady::now().uptime());
             }
             self.stats.reseeded.inc_by(batch.len() as u64);
-            let waiting = missing.len() - (done * BATCH + batch.len());
+            (written, waiting) = (written + batch.len(), waiting - batch.len());
             self.stats.reseed_waiting.set(gauge(waiting));
         }
-        Ok(missing.len())
+        Ok(written)
     }
 
-    async fn missing(&self, seen: &RevocationIndex) -> Vec<Revocation> {
-        let mut missing = Vec::new();
+    /// The entries that are not in the log, in batches to append. An entry ends by the time at which it was appended; the
+    /// revocations of one target under several names must end together, so all of them are in one batch, missing or not.
+    async fn missing(&self, seen: &RevocationIndex) -> Vec<Vec<Revocation>> {
+        let mut missing: HashMap<TargetId, Vec<Revocation>> = HashMap::new();
         // What it has not written under names that conflict with the store's notes, it does not put back either.
         let is_unfit = |known: &Revocation| self.is_named().is_err() && self.unsaved.holds(known);
-        for (at, known) in self.index.entries().enumerate() {
-            // Expired entries are put back, too, while they are in the index: a starting instance's clock may be
-            // behind.
+        // Expired entries are put back, too, while they are in the index: a starting instance's clock may be behind.
+        self.each_entry(|known| {
             if !seen.knows(&known) && !is_unfit(&known) {
-                missing.push(known);
+                missing.entry(known.target.id).or_default();
             }
+        })
+        .await;
+        if !missing.is_empty() {
+            self.each_entry(|known| {
+                if let Some(of_target) = missing.get_mut(&known.target.id).filter(|_| !is_unfit(&known)) {
+                    of_target.push(known);
+                }
+            })
+            .await;
+        }
+        let mut batches: Vec<Vec<Revocation>> = Vec::new();
+        for of_target in missing.into_values() {
+            match batches.last_mut().filter(|batch| batch.len() + of_target.len() <= BATCH) {
+                Some(batch) => batch.extend(of_target),
+                None => batches.push(of_target),
+            }
+        }
+        batches
+    }
+
+    /// Calls this with each entry of the index.
+    async fn each_entry(&self, mut call: impl FnMut(Revocation)) {
+        for (at, known) in self.index.entries().enumerate() {
+            call(known);
             if at % STRIDE == 0 {
                 yield_now().await; // Going through a million entries must not block a thread that makes decisions.
             }
         }
-        missing
     }
 
     /// Waits until the log has been read up to `end`.

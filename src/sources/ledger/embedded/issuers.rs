@@ -7,45 +7,36 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 
-use super::super::{LedgerError, StoreId};
+use super::super::LedgerError;
 use super::{EmbeddedLedger, failed};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::Lead;
-use crate::sources::names::Note;
+use crate::sources::names::{Note, is_later};
 
-/// The meanings of issuer names → the last use of each, in milliseconds.
+/// The meanings of issuer names → the last use of each in milliseconds, or below zero when it was dropped.
 const NAMES: TableDefinition<'_, &str, i64> = TableDefinition::new("issuers-1");
 /// The name of an issuer → the lead of its tokens, in milliseconds.
 const LEADS: TableDefinition<'_, &str, u64> = TableDefinition::new("leads-1");
 
 impl EmbeddedLedger {
-    pub(in crate::sources) async fn noted_names(&self) -> Result<(Vec<Note>, StoreId), LedgerError> {
-        let Some(file) = self.file.clone() else { return Ok((Vec::new(), StoreId::default())) };
-        let read = move || {
-            let notes = file.with(noted_names)?;
-            let replication_id = file.openings.load(Ordering::Relaxed).to_string().into();
-            Ok((notes, StoreId { epoch: None, replication_id }))
-        };
-        tokio::task::spawn_blocking(read).await.map_err(|error| failed(&error))?
+    pub(in crate::sources) async fn noted_names(&self) -> Result<Vec<Note>, LedgerError> {
+        let Some(file) = self.file.clone() else { return Ok(Vec::new()) };
+        tokio::task::spawn_blocking(move || file.with(noted_names)).await.map_err(|error| failed(&error))?
     }
 
     pub(in crate::sources) async fn put_back_names(&self, lost: &[Note]) -> Result<(), LedgerError> {
-        let Some(file) = self.file.clone().filter(|_| !lost.is_empty()) else { return Ok(()) };
-        let lost = lost.to_vec();
-        let put_back = move || file.with(|database| put_back_names(database, &lost));
-        tokio::task::spawn_blocking(put_back).await.map_err(|error| failed(&error))?
+        self.write_names(lost, is_later).await
     }
 
-    pub(in crate::sources) async fn note_names(
-        &self,
-        names: &[String],
-        drop: &[String],
-        now: Timestamp,
-    ) -> Result<(), LedgerError> {
-        let Some(file) = self.file.clone() else { return Ok(()) };
-        let (names, drop) = (names.to_vec(), drop.to_vec());
-        let note = move || file.with(|database| note_names(database, &names, &drop, now));
-        tokio::task::spawn_blocking(note).await.map_err(|error| failed(&error))?
+    pub(in crate::sources) async fn note_names(&self, notes: &[Note]) -> Result<(), LedgerError> {
+        self.write_names(notes, |_, _| true).await
+    }
+
+    async fn write_names(&self, notes: &[Note], replaces: fn(Timestamp, Timestamp) -> bool) -> Result<(), LedgerError> {
+        let Some(file) = self.file.clone().filter(|_| !notes.is_empty()) else { return Ok(()) };
+        let notes = notes.to_vec();
+        let write = move || file.with(|database| write_names(database, &notes, replaces));
+        tokio::task::spawn_blocking(write).await.map_err(|error| failed(&error))?
     }
 
     /// Raises leads to those of earlier processes.
@@ -104,29 +95,15 @@ fn noted_names(file: &Database) -> Result<Vec<Note>, redb::Error> {
     Ok(notes)
 }
 
-fn note_names(file: &Database, names: &[String], drop: &[String], now: Timestamp) -> Result<(), redb::Error> {
+/// Writes those that replace the note that the file has; `replaces` gets their time and that note's.
+fn write_names(file: &Database, notes: &[Note], replaces: fn(Timestamp, Timestamp) -> bool) -> Result<(), redb::Error> {
     let transaction = file.begin_write()?;
     {
         let mut table = transaction.open_table(NAMES)?;
-        for text in drop {
-            table.remove(&**text)?;
-        }
-        for text in names {
-            table.insert(&**text, now.as_millis())?;
-        }
-    }
-    transaction.commit()?;
-    Ok(())
-}
-
-fn put_back_names(file: &Database, lost: &[Note]) -> Result<(), redb::Error> {
-    let transaction = file.begin_write()?;
-    {
-        let mut table = transaction.open_table(NAMES)?;
-        for (text, seen) in lost {
-            let known = table.get(&**text)?.map(|known| known.value());
-            if known < Some(seen.as_millis()) {
-                table.insert(&**text, seen.as_millis())?;
+        for (text, at) in notes {
+            let known = table.get(&**text)?.map(|known| Timestamp::from_millis(known.value()));
+            if known.is_none_or(|known| replaces(*at, known)) {
+                table.insert(&**text, at.as_millis())?;
             }
         }
     }

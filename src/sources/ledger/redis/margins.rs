@@ -30,31 +30,48 @@ use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
 /// The greatest lead that an instance notes, in milliseconds since 1970 as scores are read.
 const LONGEST_LEAD: Timestamp = Timestamp::from_secs(LONGEST_LEEWAY.as_secs().cast_signed());
 
-/// The margins in the store, as they were read.
+/// The notes whose values only grow, as they were read: a store that lacks one, or has it lower, has lost it.
 #[derive(Default)]
-pub(super) struct ReadMargins {
-    leads: BTreeMap<IssuerName, Timestamp>,
-    dated: BTreeMap<IssuerName, Timestamp>,
+pub(super) struct Known {
+    leads: Greatest,
+    dated: Greatest,
+    retentions: Greatest,
+    leases: Greatest,
 }
 
-impl ReadMargins {
-    /// The most names; further ones are not kept.
+/// The greatest score of each member of a sorted set.
+#[derive(Default)]
+struct Greatest(BTreeMap<Box<str>, Timestamp>);
+
+impl Greatest {
+    /// The most members; further ones are not kept.
     const MAX: usize = 1024;
 
-    fn keep(&mut self, is_lead: bool, noted: &[(IssuerName, Timestamp)]) {
-        let kept = if is_lead { &mut self.leads } else { &mut self.dated };
-        for (name, noted) in noted {
-            if let Some(known) = kept.get_mut(name) {
-                *known = (*noted).max(*known);
-            } else if kept.len() < Self::MAX {
-                kept.insert(name.clone(), *noted);
+    /// Takes over a reading; returns the commands that put lost members back, if their scores can still be so.
+    fn update(
+        &mut self,
+        key: &str,
+        read: Vec<(Box<str>, Timestamp)>,
+        can_be: impl Fn(Timestamp) -> bool,
+    ) -> Vec<Command> {
+        let read: BTreeMap<_, _> = read.into_iter().collect();
+        for (member, score) in &read {
+            if let Some(known) = self.0.get_mut(member) {
+                *known = (*score).max(*known);
+            } else if self.0.len() < Self::MAX {
+                self.0.insert(member.clone(), *score);
             }
         }
+        let lost = self
+            .0
+            .iter()
+            .filter(|(member, known)| can_be(**known) && read.get(*member).is_none_or(|score| score < *known));
+        lost.map(|(member, known)| note(key, member, known.as_millis())).collect()
     }
 }
 
-fn note(key: &str, issuer: &IssuerName, millis: i64) -> Command {
-    Command::new("ZADD").arg(key).arg("GT").arg(millis).arg(issuer.as_str())
+fn note(key: &str, member: &str, millis: i64) -> Command {
+    Command::new("ZADD").arg(key).arg("GT").arg(millis).arg(member)
 }
 
 fn remove(key: &str, beyond: Timestamp) -> Command {
@@ -70,9 +87,10 @@ impl RedisLedger {
         let mut commands = vec![remove(&keys.leads, LONGEST_LEAD), remove(&keys.dated, latest)];
         for (issuer, lead) in leads {
             let ahead = Some(lead.seen()).filter(|ahead| !ahead.is_zero());
-            let ahead =
-                ahead.map(|ahead| note(&keys.leads, issuer, i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)));
-            let dated = lead.beyond(clocks.earliest()).map(|dated| note(&keys.dated, issuer, dated.as_millis()));
+            let ahead = ahead
+                .map(|ahead| note(&keys.leads, issuer.as_str(), i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX)));
+            let dated =
+                lead.beyond(clocks.earliest()).map(|dated| note(&keys.dated, issuer.as_str(), dated.as_millis()));
             commands.extend([ahead, dated].into_iter().flatten());
         }
         commands
@@ -91,45 +109,68 @@ impl RedisLedger {
         own: &[(IssuerName, Lead)],
         all: &[(IssuerName, Lead)],
     ) -> Result<(), LedgerError> {
-        self.read_margins_after(self.note_margins(own), all).await
-    }
-
-    /// Writes the margins of every issuer that this process has read, and the longest retention: the store has lost them.
-    pub(in crate::sources) async fn put_back_margins(&self) -> Result<(), LedgerError> {
-        let mut commands: Vec<_> = {
-            let read = self.margins.lock().unwrap_or_else(PoisonError::into_inner);
-            let kept = [(&self.keys.leads, &read.leads), (&self.keys.dated, &read.dated)];
-            kept.iter().flat_map(|(key, of)| of.iter().map(|(name, at)| note(key, name, at.as_millis()))).collect()
-        };
-        commands.extend(
-            self.longest_retention().map(|longest| retention::note(&self.keys, longest, self.clocks().latest())),
-        );
-        if commands.is_empty() { Ok(()) } else { self.shared.pipeline(self, commands).await.map(drop) }
+        let lost = self.read_margins_after(self.note_margins(own), all).await?;
+        self.put_back_if_possible(lost).await;
+        Ok(())
     }
 
     /// Takes over the margins of other instances.
     pub(in crate::sources) async fn read_margins(&self, leads: &[(IssuerName, Lead)]) -> Result<(), LedgerError> {
-        self.read_margins_after(Vec::new(), leads).await // A server that takes no writes answers this all the same.
+        let lost = self.read_margins_after(Vec::new(), leads).await?;
+        self.put_back_if_possible(lost).await; // A server that takes no writes has answered all the same.
+        Ok(())
     }
 
+    /// Notes again the margins, the retentions and the lengths of leases that the store has lost.
+    pub(in crate::sources) async fn put_back_margins(&self) -> Result<(), LedgerError> {
+        let lost = self.read_margins_after(Vec::new(), &[]).await?;
+        self.put_back(lost).await
+    }
+
+    async fn put_back(&self, lost: Vec<Command>) -> Result<(), LedgerError> {
+        if lost.is_empty() { Ok(()) } else { self.shared.pipeline(self, lost).await.map(drop) }
+    }
+
+    async fn put_back_if_possible(&self, lost: Vec<Command>) {
+        if let Err(error) = self.put_back(lost).await {
+            tracing::debug!(%error, "notes that the store has lost are not put back yet");
+        }
+    }
+
+    /// Returns the commands that put back what the store has lost.
     async fn read_margins_after(
         &self,
         mut commands: Vec<Command>,
         leads: &[(IssuerName, Lead)],
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Vec<Command>, LedgerError> {
         let ask = |key: &str| Command::new("ZRANGE").arg(key).args(["0", "-1", "WITHSCORES"]);
         commands.extend([ask(&self.keys.leads), ask(&self.keys.dated)]);
+        commands.extend([retention::notes_command(&self.keys), retention::lease_notes_command(&self.keys)]);
         let answers = self.shared.pipeline(self, commands).await?;
-        let [written @ .., ahead, dated] = answers.as_slice() else { return Err(short()) };
+        let [written @ .., ahead, dated, retentions, leases] = answers.as_slice() else { return Err(short()) };
         self.warn_of_margins(written);
-        let raise = |lead: &Lead, margin: Timestamp| lead.raise(margin.since(Timestamp::default()));
-        self.each(&self.keys.leads, ahead, LONGEST_LEAD, leads, raise)?;
         let clocks = self.clocks();
-        if clocks.agree_within(self.leeway()) {
-            self.each(&self.keys.dated, dated, clocks.latest_date(), leads, Lead::note_dated)?;
+        let ahead = self.noted_margins(&self.keys.leads, ahead, LONGEST_LEAD)?;
+        for (lead, margin) in of_each(leads, &ahead) {
+            lead.raise(margin.since(Timestamp::default()));
+        }
+        let latest = Some(clocks.latest_date()).filter(|_| clocks.agree_within(self.leeway()));
+        let dated = latest.map_or(Ok(Vec::new()), |latest| self.noted_margins(&self.keys.dated, dated, latest))?;
+        for (lead, date) in of_each(leads, &dated) {
+            lead.note_dated(date);
         }
         self.note_lead(leads.iter().map(|(_, lead)| lead.seen()).max().unwrap_or_default());
-        Ok(())
+        let lasting = |(length, until): (Duration, Timestamp)| (length.as_millis().to_string().into(), until);
+        let retentions = self.retentions(retentions)?.into_iter().map(lasting).collect();
+        let leases = self.lease_lengths(leases)?.into_iter().map(lasting).collect();
+        let (now, keys) = (self.store_clock().unwrap_or(Timestamp::MAX), &self.keys);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lost = known.leads.update(&keys.leads, ahead, |_| true);
+        lost.extend(known.dated.update(&keys.dated, dated, |date| latest.is_some_and(|latest| date <= latest)));
+        // A note that has expired was dropped.
+        lost.extend(known.retentions.update(&keys.retentions, retentions, |until| until > now));
+        lost.extend(known.leases.update(&keys.leases, leases, |until| until > now));
+        Ok(lost)
     }
 
     /// The time for which this process has seen the store's clock stable.
@@ -137,22 +178,27 @@ impl RedisLedger {
         self.clock.stable_at_last_reading()
     }
 
-    /// Takes what is noted about each issuer, up to `greatest`; several may have one name.
-    fn each(
+    /// The margins in an answer, up to `greatest`.
+    fn noted_margins(
         &self,
         key: &str,
         noted: &Value,
         greatest: Timestamp,
-        leads: &[(IssuerName, Lead)],
-        take: impl Fn(&Lead, Timestamp),
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Vec<(Box<str>, Timestamp)>, LedgerError> {
         let can_be = |noted: &Timestamp| *noted > Timestamp::default() && *noted <= greatest;
-        let read = |name: &str, noted| IssuerName::parse(name).zip(Some(noted).filter(can_be));
-        let noted = self.members(key, noted, read)?;
-        self.margins.lock().unwrap_or_else(PoisonError::into_inner).keep(key == &*self.keys.leads, &noted);
-        for (name, noted) in noted {
-            leads.iter().filter(|(issuer, _)| *issuer == name).for_each(|(_, lead)| take(lead, noted));
-        }
-        Ok(())
+        let read = |name: &str, noted| {
+            Some(noted).filter(can_be).zip(IssuerName::parse(name)).map(|(noted, _)| (name.into(), noted))
+        };
+        self.members(key, noted, read)
     }
+}
+
+/// What is noted about each issuer; several may have one name.
+fn of_each<'a>(
+    leads: &'a [(IssuerName, Lead)],
+    noted: &'a [(Box<str>, Timestamp)],
+) -> impl Iterator<Item = (&'a Lead, Timestamp)> {
+    noted.iter().flat_map(move |(name, noted)| {
+        leads.iter().filter(move |(issuer, _)| issuer.as_str() == &**name).map(move |(_, lead)| (lead, *noted))
+    })
 }

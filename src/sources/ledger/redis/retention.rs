@@ -198,11 +198,15 @@ pub(super) fn lease_notes_command(keys: &Keys) -> Command {
 impl RedisLedger {
     /// Records the lengths of all instances' leases. Expired notes count too.
     pub(super) fn take_leases(&self, noted: &Value) -> Result<(), LedgerError> {
-        let longest = lasting(LONGEST_STALENESS * 2);
-        for length in self.members(&self.keys.leases, noted, |text, _| millis_up_to(text, longest))? {
-            self.note_lease(length);
-        }
+        self.lease_lengths(noted)?.into_iter().for_each(|(length, _)| self.note_lease(length));
         Ok(())
+    }
+
+    /// The lengths of leases in an answer to [`lease_notes_command`], each with the end of the last such lease.
+    pub(super) fn lease_lengths(&self, noted: &Value) -> Result<Vec<(Duration, Timestamp)>, LedgerError> {
+        let longest = lasting(LONGEST_STALENESS * 2);
+        let read = |text: &str, until| millis_up_to(text, longest).map(|length| (length, until));
+        self.members(&self.keys.leases, noted, read)
     }
 
     /// The retentions in an answer to [`notes_command`], each with the instant until which it is valid. The instants are not
