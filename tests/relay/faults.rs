@@ -168,6 +168,30 @@ async fn a_moment_without_the_other_region_is_no_warning() {
     relay.end().await;
 }
 
+/// While the other region is cut off, this one goes on to keep its log for it: its own instances may need less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_keeps_its_log_for_one_that_is_cut_off() {
+    const DAY: &str = "86460000";
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let until = doorward::clock::now().plus(std::time::Duration::from_secs(86_460)).as_millis().to_string();
+    us.cli(&["ZADD", "doorward:{r}:retentions", &until, DAY]);
+    let wire = Proxy::start(us.port);
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    let is_noted = || !eu.cli(&["ZSCORE", "doorward:{r}:retentions", DAY]).is_empty();
+    eventually("the need is noted", is_noted).await;
+    relay.becomes(RelayState::Following).await;
+    for cut in [Proxy::refuse, Proxy::stall] {
+        cut(&wire);
+        relay.becomes(RelayState::Unreachable).await;
+        // As a note ends that nobody renews.
+        eu.cli(&["ZREM", "doorward:{r}:retentions", DAY]);
+        eventually("it is noted again", is_noted).await;
+        wire.heal();
+        relay.becomes(RelayState::Following).await;
+    }
+    relay.end().await;
+}
+
 /// As either store of a relay: a replica refuses the lease in the one case, and names its role in the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_is_named_as_such() {

@@ -14,15 +14,13 @@ use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
 use super::known::KnownEntries;
 use super::unread::UnreadEntries;
-use super::{Relay, RelayState, Remark, id_of};
+use super::{Relay, RelayState, Remark, TEND_EVERY, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
 
 /// The interval of checks whether the logs are still the same.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// The interval of notes in both stores, and of reading the meaning of issuers' names.
-const TEND_EVERY: Duration = Duration::from_secs(5);
 /// The wait for new entries.
 const BLOCK: Duration = Duration::from_millis(400);
 /// Entries in the other log, at most: some 1.5 GB of this process's memory.
