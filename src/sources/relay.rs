@@ -143,7 +143,7 @@ impl Relay {
         let id = id_of(&format!("{}\0{}", from.server.identity(), to.server.identity()));
         let retention = from.retention;
         // The instances there say for how long a key is needed; a relay has no needs of its own.
-        let to = RedisConfig { retention: Duration::ZERO, ..to };
+        let to = RedisConfig { retention: Duration::ZERO, defers_keys: true, ..to };
         Ok(Self {
             name,
             process,

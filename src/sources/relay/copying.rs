@@ -216,6 +216,7 @@ impl Relay {
                 _ => {}
             }
         }
+        self.to.set_deferred_keys().await.map_err(|error| Fault::at(&self.to, error))?;
         self.purge(progress);
         if progress.known.len() > MOST {
             return Err(Fault::TooLong { place: self.to.config().server.place() });

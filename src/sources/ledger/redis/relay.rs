@@ -152,6 +152,11 @@ impl RedisLedger {
         Ok(())
     }
 
+    /// Sets keys that were deferred, see [`super::RedisConfig::defers_keys`]; call it from time to time.
+    pub(in crate::sources) async fn set_deferred_keys(&self) -> Result<(), LedgerError> {
+        self.writer.set_deferred(self).await
+    }
+
     /// Adds an entry with the fields of one that is not understood here.
     pub(in crate::sources) async fn add_unread(&self, entry: &Unread) -> Result<(), LedgerError> {
         let add = Command::new("XADD").arg(&*self.keys.log).arg("*").args(entry.bytes.iter().map(|part| &**part));
