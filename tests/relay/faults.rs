@@ -1,7 +1,7 @@
 //! Stores that lose entries, regions that are cut off, and regions that must not be connected.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use doorward::sources::relay::RelayState;
 use serde_json::json;
@@ -203,6 +203,28 @@ async fn a_key_that_others_keep_changing_holds_up_no_entry() {
     eventually("the key has the latest instant", || us.cli(&["GET", HOT]) == latest).await;
     let life: i64 = us.cli(&["TTL", HOT]).parse().unwrap();
     assert!(life > 80_000, "the longer life stays: {life}");
+    relay.end().await;
+}
+
+/// A batch of them is one round trip between the regions, as one of others is.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_entries_of_unknown_kinds_hold_up_no_entry() {
+    const COUNT: usize = 500;
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let wire = Proxy::start(us.port);
+    wire.delay(Duration::from_millis(75));
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    relay.becomes(RelayState::Following).await;
+    let end = doorward::clock::now().plus(Duration::from_secs(3_000)).as_millis().to_string();
+    let fill = "for n = 1, ARGV[2] do redis.call('XADD', KEYS[1], '*', 'issuer', 'main', 'kind', 'device', 'id', n, \
+                'at', '*', 'expires', ARGV[1]) end";
+    eu.cli(&["EVAL", fill, "1", LOG, &end, &COUNT.to_string()]);
+    write(&eu, "*", &["kind", "token", "id", "next", "at", "*", "expires", &end]);
+    let began = Instant::now();
+    eventually("all are copied", || length(&us) == COUNT + 1).await;
+    // One by one they take 75 s.
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    eventually("they are counted", || relay.counted("passed_on") == COUNT as u64).await;
     relay.end().await;
 }
 

@@ -398,6 +398,7 @@ impl Relay {
             progress.purged = Steady::now();
             let now = self.from.earliest().minus(self.needed());
             progress.known.purge(now, self.needed(), progress.purged.uptime(), self.needed());
+            progress.unread.purge(now);
         }
     }
 }

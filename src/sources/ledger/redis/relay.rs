@@ -157,9 +157,12 @@ impl RedisLedger {
         self.writer.set_deferred(self).await
     }
 
-    /// Adds an entry with the fields of one that is not understood here.
-    pub(in crate::sources) async fn add_unread(&self, entry: &Unread) -> Result<(), LedgerError> {
-        let add = Command::new("XADD").arg(&*self.keys.log).arg("*").args(entry.bytes.iter().map(|part| &**part));
-        self.shared.call(self, add, self.deadline()).await.map(drop)
+    /// Adds entries with the fields of those that are not understood here.
+    pub(in crate::sources) async fn add_unread(&self, entries: &[&Unread]) -> Result<(), LedgerError> {
+        let add = |entry: &&Unread| {
+            let bytes = entry.bytes.iter().map(|part| &**part);
+            Command::new("XADD").arg(&*self.keys.log).arg("*").args(bytes)
+        };
+        self.shared.pipeline(self, entries.iter().map(add).collect()).await.map(drop)
     }
 }
