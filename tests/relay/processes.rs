@@ -165,6 +165,17 @@ async fn a_region_notices_that_another_ones_relay_has_stopped() {
     // A relay that was given up is not waited for.
     us.cli(&["ZADD", NOTES, &ago(25).to_string(), "another"]);
     eventually("it ends by itself", || async { age().await.is_some_and(|age| age < 1_000.0) }).await;
+    // Two regions that were made from one copy have one epoch: that the one is there says nothing of the other.
+    let name = us.cli(&["ZRANGE", NOTES, "0", "0"]);
+    let words: Vec<_> = name.split(' ').collect();
+    assert_eq!(words.len(), 3, "{name}");
+    let clone = format!("127.0.0.1:1 {} another-server", words[1]);
+    us.cli(&["DEL", NOTES]);
+    us.cli(&["ZADD", NOTES, &ago(2).to_string(), &name, &ago(0).to_string(), &clone]);
+    eventually("the dead one counts", || async { age().await.is_some_and(|age| age > 7_100.0) }).await;
+    let moved = format!("127.0.0.1:1 {} {}", words[1], words[2]);
+    us.cli(&["ZADD", NOTES, &ago(0).to_string(), &moved]);
+    eventually("it has another address", || async { age().await.is_some_and(|age| age < 100.0) }).await;
     us.cli(&["DEL", NOTES]);
     eventually("an operator ends it", || async { age().await == Some(0.0) }).await;
 }

@@ -48,8 +48,8 @@ pub(super) struct Progress {
     purged: Steady,
     /// `None`: not over these connections.
     tended: Option<Steady>,
-    /// The epoch of this region's store under which the relay last noted itself in the other one.
-    received: Option<Box<str>>,
+    /// The name under which the relay last noted itself in the other store.
+    received: Option<String>,
 }
 
 impl Default for Progress {
@@ -198,12 +198,12 @@ impl Relay {
         if progress.tended.is_some_and(|tended| tended.elapsed() < TEND_EVERY) {
             return Ok(());
         }
-        let epoch = progress.from.baseline.as_ref().map(|read| &read.epoch);
-        let received = epoch.and_then(|epoch| self.received(epoch, progress.received.as_deref()));
+        let name = self.own_name(&progress.from);
+        let received = name.clone().and_then(|name| self.received(name, progress.received.as_ref()));
         let (from, to, is_noted) =
             tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to), self.note_received(received))?;
         if is_noted {
-            progress.received = epoch.cloned();
+            progress.received = name;
         }
         if let Some(conflict) = from.conflict_in(&to) {
             return Err(Fault::NamesDiffer(conflict));
@@ -225,12 +225,18 @@ impl Relay {
         Ok(())
     }
 
+    /// The name of this region in the other store: its address may be the same in each, and its epoch, too, if it was made
+    /// from a copy of another one. `None` before its log was read.
+    fn own_name(&self, from: &Reading) -> Option<String> {
+        let ids = [&from.baseline.as_ref()?.epoch, &from.server.replication_id].map(|id| id_of(id));
+        Some(format!("{} {} {}", self.from.config().server.place(), ids[0], ids[1]))
+    }
+
     /// What this relay notes in the other store: everything that was written here this long ago is there. `None` before
-    /// that is known. The store names the region: its address may be the same in each.
-    fn received(&self, epoch: &str, former: Option<&str>) -> Option<Received> {
-        let name = |epoch: &str| format!("{} {}", self.from.config().server.place(), id_of(epoch));
-        let former = former.filter(|former| *former != epoch).map(name);
-        Some(Received { from: name(epoch), former, lag: self.status().lag? })
+    /// that is known.
+    fn received(&self, from: String, former: Option<&String>) -> Option<Received> {
+        let former = former.filter(|former| **former != from).cloned();
+        Some(Received { from, former, lag: self.status().lag? })
     }
 
     /// Whether it is noted; entries are copied without that, too.
