@@ -165,6 +165,14 @@ async fn a_region_notices_that_another_ones_relay_has_stopped() {
     // A relay that was given up is not waited for.
     us.cli(&["ZADD", NOTES, &ago(25).to_string(), "another"]);
     eventually("it ends by itself", || async { age().await.is_some_and(|age| age < 1_000.0) }).await;
+    // The clock was set back since: how old it is is not known.
+    us.cli(&[
+        "ZADD",
+        NOTES,
+        &doorward::clock::now().plus(std::time::Duration::from_secs(3_600)).as_millis().to_string(),
+        "another",
+    ]);
+    eventually("it is not fresh", || async { age().await.is_some_and(|age| age > 3_000.0) }).await;
     // Two regions that were made from one copy have one epoch: that the one is there says nothing of the other.
     let name = us.cli(&["ZRANGE", NOTES, "0", "0"]);
     let words: Vec<_> = name.split(' ').collect();
