@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use doorward::sources::relay::RelayState;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::faults::note_name;
 use super::{Running, length, values};
@@ -274,13 +275,14 @@ async fn an_answer_that_does_not_say_so_confirms_nothing() {
         let odd = format!("http://{}", listener.local_addr().unwrap());
         let text = answer.to_string();
         let app = axum::Router::new().fallback(move || async move { ([("content-type", "application/json")], text) });
-        let server = tokio::spawn(async move { axum::serve(listener, app).await });
+        let mut server = JoinSet::new();
+        server.spawn(async move { axum::serve(listener, app).await });
         for (first, also) in [(&here, &["--also", &odd][..]), (&odd, &["--also", &here]), (&odd, &[])] {
             let env = [("DOORWARD_ADMIN_KEY", OPERATOR), ("DOORWARD_SERVER", first.as_str())];
             let args = [&["revoke", "--user", "alice", "--wait", "all"], also].concat();
             let (code, _, error) = tokio::task::block_in_place(|| run_with(&env, &args, ""));
             assert!(code == 1 && error.contains(problem), "{answer}: {error}");
         }
-        server.abort();
+        server.abort_all();
     }
 }

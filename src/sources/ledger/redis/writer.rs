@@ -208,7 +208,9 @@ async fn commit<'a>(
             wire::fields(revocation).into_iter().fold(add.arg("*"), |add, (name, value)| add.arg(name).arg(value))
         }));
         if let Some(answers) = session.transaction(commands, ledger.deadline()).await? {
-            later.into_iter().for_each(|revocation| ledger.writer.defer(revocation));
+            for revocation in later {
+                ledger.writer.defer(revocation);
+            }
             return answers.get(place..).unwrap_or_default().iter().map(answer::position).collect();
         }
         let room = Writer::MAX_DEFERRED.saturating_sub(ledger.writer.deferred().len() + deferred.len());
