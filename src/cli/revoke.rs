@@ -1,11 +1,12 @@
 //! `doorward revoke`: revokes through the HTTP API of the running service.
 
+use std::collections::HashSet;
 use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::{iter, thread};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
@@ -108,9 +109,9 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
     };
     let body = Value::Object(body);
     if !args.also.is_empty() {
-        return Ok(revoke_in_all(args, &path, &body, patience));
+        return revoke_in_all(args, &path, &body, patience);
     }
-    let receipt = Receipt::read(args.server.post(&path, &body, patience)?.body);
+    let receipt = Receipt::read(args.server.post(&path, &body, patience)?.body, args.wait.is_some())?;
     let done = if args.json { print(format_args!("{:#}", receipt.json())) } else { print(receipt.summary()) };
     Ok(match receipt.doubts().as_slice() {
         [] => done,
@@ -119,9 +120,14 @@ fn revoke(args: &RevokeArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Asks a service in each region, all at once: one that cannot be reached delays no other.
-fn revoke_in_all(args: &RevokeArgs, path: &str, body: &Value, patience: Option<Duration>) -> ExitCode {
+fn revoke_in_all(args: &RevokeArgs, path: &str, body: &Value, patience: Option<Duration>) -> Result<ExitCode, Failure> {
     let servers: Vec<_> =
         iter::once(args.server.clone()).chain(args.also.iter().map(|url| args.server.at(url))).collect();
+    let mut places = HashSet::new();
+    if let Some(twice) = servers.iter().find(|server| !places.insert(server.place())) {
+        let server = twice.shown();
+        return Err(Failure::Usage(format!("--also: {server} is named twice: name one Doorward in each region")));
+    }
     let replies: Vec<_> = thread::scope(|scope| {
         let asked: Vec<_> =
             servers.iter().map(|server| scope.spawn(move || server.post(path, body, patience))).collect();
@@ -132,9 +138,8 @@ fn revoke_in_all(args: &RevokeArgs, path: &str, body: &Value, patience: Option<D
     });
     let (mut answers, mut summaries, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
     for (server, reply) in servers.iter().map(ServerArgs::shown).zip(replies) {
-        match reply {
-            Ok(reply) => {
-                let receipt = Receipt::read(reply.body);
+        match reply.and_then(|reply| Ok(Receipt::read(reply.body, args.wait.is_some())?)) {
+            Ok(receipt) => {
                 let doubts = receipt.doubts();
                 if !doubts.is_empty() {
                     code = unconfirmed(&format!("{server}: stored, but {}", doubts.join("; ")));
@@ -148,7 +153,7 @@ fn revoke_in_all(args: &RevokeArgs, path: &str, body: &Value, patience: Option<D
         }
     }
     let shown = if args.json { format!("{:#}", Value::Array(answers)) } else { summaries.join("\n") };
-    if print(shown) == ExitCode::SUCCESS { code } else { ExitCode::from(FAILED) }
+    Ok(if print(shown) == ExitCode::SUCCESS { code } else { ExitCode::from(FAILED) })
 }
 
 impl TargetArgs {
@@ -186,6 +191,8 @@ fn read_token(token: &str) -> anyhow::Result<String> {
 /// The answer of the service.
 struct Receipt {
     body: Value,
+    /// A confirmation was asked for.
+    waited: bool,
     /// Instances that have not confirmed in time.
     unconfirmed: Vec<String>,
     /// Until this time the store may not list every instance.
@@ -193,18 +200,26 @@ struct Receipt {
 }
 
 impl Receipt {
-    fn read(body: Value) -> Self {
+    /// Fails if the answer does not say that the revocation is stored.
+    fn read(body: Value, waited: bool) -> anyhow::Result<Self> {
+        if body["position"].as_str().is_none_or(str::is_empty) {
+            bail!("the answer has no `position`, so it is not Doorward's: check the address, and proxies before it");
+        }
         let waiting = body["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let (unconfirmed, until) = (waiting.map(str::to_owned).collect(), body["uncertain_until"].as_str());
-        Self { unconfirmed, uncertain_until: until.map(str::to_owned), body }
+        Ok(Self { waited, unconfirmed, uncertain_until: until.map(str::to_owned), body })
     }
 
     fn text(&self, name: &str) -> &str {
         self.body[name].as_str().unwrap_or_default()
     }
 
+    fn is_confirmed(&self) -> bool {
+        self.body["confirmed"] == json!(true)
+    }
+
     fn is_unconfirmed(&self) -> bool {
-        self.body["confirmed"] == json!(false)
+        !self.is_confirmed() && (self.waited || !self.body["confirmed"].is_null())
     }
 
     /// The reasons why it is not certain that every instance applies this revocation.
@@ -216,17 +231,21 @@ impl Receipt {
             .then(|| format!("unconfirmed: {} did not answer in time", self.unconfirmed.join(", ")));
         let until = self.uncertain_until.as_ref();
         let uncertain = until.map(|until| format!("uncertain: the store may not list every instance until {until}"));
-        unconfirmed.into_iter().chain(uncertain).collect()
+        let untold = (self.unconfirmed.is_empty() && until.is_none()).then(|| {
+            "unconfirmed: the answer does not say that it is confirmed; a proxy may drop the query `wait=all`"
+                .to_owned()
+        });
+        unconfirmed.into_iter().chain(uncertain).chain(untold).collect()
     }
 
     /// The answer, with separate members for the missing confirmations: `outcome`, `unconfirmed` (instances)
     /// and `uncertain_until`.
     fn json(&self) -> Value {
-        let outcome = match self.body["confirmed"].as_bool() {
-            None => "stored",
-            Some(true) => "confirmed",
-            Some(false) if self.unconfirmed.is_empty() => "uncertain",
-            Some(false) => "unconfirmed",
+        let outcome = match () {
+            () if self.is_confirmed() => "confirmed",
+            () if !self.is_unconfirmed() => "stored",
+            () if self.unconfirmed.is_empty() && self.uncertain_until.is_some() => "uncertain",
+            () => "unconfirmed",
         };
         let mut answer = self.body.clone();
         if let Some(answer) = answer.as_object_mut() {
@@ -258,7 +277,7 @@ impl Receipt {
             format!("refused from now on: {what}{up_to}{then}"),
             format!("kept until {until}, when the last of these tokens has expired"),
         ];
-        if self.body["confirmed"] == json!(true) {
+        if self.is_confirmed() {
             let (instances, took) = (&self.body["instances"], &self.body["took_ms"]);
             lines.push(format!("confirmed by {instances} instances in {took} ms"));
         }
@@ -294,7 +313,7 @@ mod tests {
         });
         let Value::Object(changes) = changes else { panic!("an object") };
         body.as_object_mut().unwrap().extend(changes);
-        Receipt::read(body)
+        Receipt::read(body, false).unwrap()
     }
 
     #[track_caller]
@@ -350,11 +369,21 @@ mod tests {
             (json!({"confirmed": true}), "confirmed", Value::Null, 0),
             (late, "unconfirmed", json!(["one", "two"]), 1),
             (unsure, "uncertain", json!([]), 1),
+            (json!({"confirmed": false}), "unconfirmed", json!([]), 1),
+            (json!({"confirmed": "yes"}), "unconfirmed", json!([]), 1),
+            (json!({"took_ms": 3}), "unconfirmed", json!([]), 1),
         ] {
-            let receipt = receipt(changes);
+            let receipt = Receipt { waited: outcome != "stored", ..receipt(changes) };
             let answer = receipt.json();
             assert_eq!((&answer["outcome"], &answer["unconfirmed"]), (&json!(outcome), &unconfirmed));
             assert_eq!((receipt.doubts().len(), &answer["waiting"]), (doubts, &Value::Null));
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_position_is_no_receipt() {
+        for body in [json!({}), json!({"confirmed": true}), json!({"confirmed": true, "position": ""}), Value::Null] {
+            assert!(Receipt::read(body, true).is_err());
         }
     }
 }

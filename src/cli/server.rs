@@ -123,6 +123,12 @@ impl ServerArgs {
         Self { server: server.to_owned(), tls: self.tls.clone() }
     }
 
+    /// Its address as requests use it, in whatever spelling.
+    pub(super) fn place(&self) -> String {
+        let place = |url: url::Url| format!("{:?} {:?}", url.host_str(), url.port_or_known_default());
+        url::Url::parse(&self.server).map_or_else(|_| self.server.clone(), place)
+    }
+
     /// Its address without a password.
     pub(super) fn shown(&self) -> String {
         config::shown_url(&self.server).unwrap_or_else(|| "the server".to_owned())

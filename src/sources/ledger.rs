@@ -187,6 +187,11 @@ pub enum SignalNote {
 impl Position {
     /// Before every entry.
     pub(super) const END: Self = Self { millis: u64::MAX, sequence: u64::MAX };
+
+    /// The time in the id of a stream's entry.
+    pub(super) fn time(self) -> Timestamp {
+        Timestamp::from_millis(i64::try_from(self.millis).unwrap_or(i64::MAX))
+    }
 }
 
 /// A place in the log: the id of a Redis stream entry, or a count of the embedded ledger's writes.

@@ -73,7 +73,7 @@ pub struct Relay {
     named: [AtomicBool; Outcome::ALL.len()],
     known: Mutex<Known>,
     changed: Notify,
-    /// The margins of the issuers that both stores know.
+    /// The margins of the issuers that the stores know.
     leads: Mutex<Vec<(IssuerName, Lead)>>,
 }
 
@@ -110,6 +110,8 @@ struct Watched {
 const LEASE: Duration = Duration::from_secs(10);
 /// The interval of renewals, and of notes.
 const TICK: Duration = Duration::from_secs(2);
+/// The interval of notes in both stores, and of reading the meaning of issuers' names.
+const TEND_EVERY: Duration = Duration::from_secs(5);
 /// The interval at which the other processes read the note, and try to take over.
 const FOLLOW: Duration = Duration::from_secs(5);
 /// The pauses between connections: doubled from the first to the longest.
@@ -141,7 +143,7 @@ impl Relay {
         let id = id_of(&format!("{}\0{}", from.server.identity(), to.server.identity()));
         let retention = from.retention;
         // The instances there say for how long a key is needed; a relay has no needs of its own.
-        let to = RedisConfig { retention: Duration::ZERO, ..to };
+        let to = RedisConfig { retention: Duration::ZERO, defers_keys: true, ..to };
         Ok(Self {
             name,
             process,
@@ -243,9 +245,10 @@ impl Relay {
         claimed.map_err(|error| Fault::at(ledger, error))
     }
 
-    /// Renews the lease and the note until the lease is lost.
+    /// Renews the lease and the note until the lease is lost. While the other store cannot be reached, this one learns all
+    /// the same for how long its log is needed.
     async fn hold(&self) {
-        let mut renewed = Steady::now();
+        let (mut renewed, mut tended) = (Steady::now(), Steady::now());
         loop {
             let _ = timeout(TICK, self.changed.notified()).await;
             match self.claim(LEASE).await {
@@ -257,6 +260,10 @@ impl Relay {
             let noted = self.from.store_clock().map(Timestamp::as_millis);
             let note = RelayNote { noted, ..self.known().note.clone() }.text();
             let _ = self.from.note_relay(&self.id, &note).await; // Repeated at the next tick.
+            if self.known().note.state != RelayState::Following && tended.elapsed() >= TEND_EVERY {
+                tended = Steady::now();
+                let _ = self.from.tend(self.needed()).await; // The same.
+            }
         }
     }
 

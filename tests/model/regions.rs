@@ -16,6 +16,9 @@ const SAYINGS: [u8; 2] = [1, 2];
 const ALL: u8 = 3;
 /// In an entry, beside what it says: a relay has written it.
 const COPY: u8 = 1 << 4;
+/// In an entry, beside what it says: its time of writing lies ahead of other regions' clocks. By that, instances of its own
+/// region make of it that it has the later end, too.
+const AHEAD: u8 = 1 << 5;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 struct Store {
@@ -81,6 +84,8 @@ enum Bug {
     RemembersTheLast,
     /// What two entries say together counts as said.
     CountsTheSum,
+    /// A copy has the time of writing, and not the end that follows from it.
+    CopiesTheTimeOfWriting,
 }
 
 #[derive(Clone)]
@@ -89,6 +94,8 @@ struct Regions {
     count: usize,
     flushes: u8,
     crashes: u8,
+    /// The first saying is written with a time that lies ahead.
+    is_ahead: bool,
     bug: Option<Bug>,
 }
 
@@ -102,23 +109,30 @@ impl Regions {
             Step::Write { region, saying } => {
                 let store = &mut world.stores[region];
                 store.written |= saying;
-                store.add(saying)?;
-                store.key |= saying; // The contract of every writer.
+                let entry = if self.is_ahead && saying == SAYINGS[0] { saying | AHEAD } else { saying };
+                store.add(entry)?;
+                store.key |= meaning(entry); // The contract of every writer.
             }
             Step::ReadTarget { relay } => self.read_target(&mut world.relays[relay], world.stores[self.next(relay)]),
             Step::ReadSource { relay } => self.read_source(&mut world.relays[relay], world.stores[relay])?,
             Step::Append { relay } => {
                 let (of, store) = (&mut world.relays[relay], &mut world.stores[self.next(relay)]);
-                let saying = of.page.take()?;
+                let entry = of.page.take()?;
+                let saying = assumed(entry);
                 if !of.compared && self.bug != Some(Bug::ComparesWithAnOldView) {
                     return None;
                 }
                 if self.lacks(of, saying) {
                     let is_alone = matches!(self.bug, Some(Bug::RemembersTheLast | Bug::ComparesIds));
-                    let saying = if is_alone { saying } else { saying | of.has };
-                    store.add(saying | COPY)?;
-                    store.key = if self.bug == Some(Bug::OverwritesTheLater) { saying } else { store.key | saying };
-                    self.note(of, saying);
+                    let copy = match self.bug {
+                        Some(Bug::CopiesTheTimeOfWriting) => entry | of.has,
+                        _ if is_alone => saying,
+                        _ => saying | of.has,
+                    };
+                    store.add(copy | COPY)?;
+                    let said = meaning(copy | COPY);
+                    store.key = if self.bug == Some(Bug::OverwritesTheLater) { said } else { store.key | said };
+                    self.note(of, assumed(copy));
                 }
             }
             Step::Crash { relay } => {
@@ -143,7 +157,7 @@ impl Regions {
             }
             of.to_epoch = store.epoch;
         }
-        store.entries().skip(of.to_read).for_each(|saying| self.note(of, saying));
+        store.log[of.to_read..store.length].iter().for_each(|entry| self.note(of, assumed(*entry)));
         of.to_read = store.length;
         of.compared = of.page.is_some();
     }
@@ -155,9 +169,9 @@ impl Regions {
         if of.from_epoch != store.epoch {
             (of.from_epoch, of.from_read) = (store.epoch, 0);
         }
-        if let Some(saying) = store.entries().nth(of.from_read) {
+        if let Some(entry) = store.log[..store.length].get(of.from_read).map(|entry| entry & !COPY) {
             of.from_read += 1;
-            (of.page, of.compared) = (self.lacks(of, saying).then_some(saying), false);
+            (of.page, of.compared) = (self.lacks(of, assumed(entry)).then_some(entry), false);
         }
         Some(())
     }
@@ -226,8 +240,18 @@ impl Store {
     }
 
     fn entries(&self) -> impl Iterator<Item = u8> {
-        self.log[..self.length].iter().map(|entry| entry & !COPY)
+        self.log[..self.length].iter().map(|entry| meaning(*entry))
     }
+}
+
+/// What instances of the region make of an entry.
+fn meaning(entry: u8) -> u8 {
+    if entry & COPY == 0 { assumed(entry) } else { entry & ALL }
+}
+
+/// What a relay reads in an entry.
+fn assumed(entry: u8) -> u8 {
+    if entry & AHEAD == 0 { entry & ALL } else { ALL }
 }
 
 impl Model for Regions {
@@ -260,14 +284,15 @@ impl Model for Regions {
             Property::always("complete", Self::is_complete),
             Property::always("settles", Self::settles),
             Property::always("later", |_, world| Self::is_later(world)),
-            Property::sometimes("copied", |model, world| {
-                model.is_quiet(world) && world.stores[0].log[..world.stores[0].length].contains(&(SAYINGS[1] | COPY))
+            Property::sometimes("copied", |model: &Self, world: &World| {
+                let log = &world.stores[0].log[..world.stores[0].length];
+                model.is_quiet(world) && log.contains(&(SAYINGS[1] | COPY))
             }),
         ]
     }
 }
 
-const PAIR: Regions = Regions { count: 2, flushes: 1, crashes: 1, bug: None };
+const PAIR: Regions = Regions { count: 2, flushes: 1, crashes: 1, is_ahead: false, bug: None };
 
 #[track_caller]
 fn holds(name: &str, model: Regions, depth: usize) {
@@ -283,6 +308,8 @@ fn regions_come_to_have_the_same() {
     holds("regions, to the end", Regions { crashes: 0, ..PAIR }, usize::MAX);
     holds("regions, a crash", PAIR, 16);
     holds("regions, flushes on both sides", Regions { flushes: 2, crashes: 0, ..PAIR }, 16);
+    holds("regions, a time ahead", Regions { is_ahead: true, crashes: 0, ..PAIR }, usize::MAX);
+    holds("regions in a ring, a time ahead", Regions { count: 3, flushes: 0, crashes: 0, is_ahead: true, ..PAIR }, 13);
     holds("regions in a ring", Regions { count: 3, flushes: 0, crashes: 0, ..PAIR }, 13);
 }
 
@@ -295,8 +322,9 @@ fn each_mistake_of_a_relay_is_caught() {
         (Bug::ComparesIds, "settles"),
         (Bug::RemembersTheLast, "settles"),
         (Bug::CountsTheSum, "complete"),
+        (Bug::CopiesTheTimeOfWriting, "complete"),
     ] {
-        let model = Regions { bug: Some(bug), ..PAIR };
+        let model = Regions { is_ahead: bug == Bug::CopiesTheTimeOfWriting, bug: Some(bug), ..PAIR };
         let found = explore(&format!("{bug:?}"), model, usize::MAX, HasDiscoveries::AnyOf([property].into()));
         assert!(found.contains_key(property), "{bug:?}: {property} holds");
     }

@@ -1,10 +1,15 @@
 //! Stores that lose entries, regions that are cut off, and regions that must not be connected.
 
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use doorward::sources::relay::RelayState;
 use serde_json::json;
 
+use super::odd::write;
 use super::{LOG, Running, length, values};
 use crate::ledger::support::{Instance, RedisServer, eventually, sign_out, token};
+use crate::support::Process;
 use crate::support::proxy::Proxy;
 
 /// Notes the meaning of an issuer's name, as an instance does.
@@ -105,8 +110,7 @@ async fn a_region_that_was_cut_off_catches_up() {
         let ids: Vec<_> = (0..200).map(|n| format!("{}-{n}", wire.opened())).collect();
         here.replica.revoke(ids.iter().map(|id| sign_out(id)).collect()).await.unwrap();
         let lag = relay.relay.status().lag.unwrap();
-        eventually("the lag grows", || relay.relay.status().lag.unwrap() > lag + std::time::Duration::from_secs(1))
-            .await;
+        eventually("the lag grows", || relay.relay.status().lag.unwrap() > lag + Duration::from_secs(1)).await;
         let problem = relay.relay.status().problem.unwrap();
         assert!(problem.starts_with(&format!("127.0.0.1:{}: ", wire.port)), "{problem}");
         wire.heal();
@@ -165,6 +169,86 @@ async fn a_moment_without_the_other_region_is_no_warning() {
     assert!(status.is_up && !status.is_overdue && status.problem.is_some(), "{status:?}");
     wire.heal();
     relay.becomes(RelayState::Following).await;
+    relay.end().await;
+}
+
+/// Others set the key of one target there without a pause, faster than a transaction ends: that holds up no other entry.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_others_keep_changing_holds_up_no_entry() {
+    const HOT: &str = "doorward:{r}:main:user:hot";
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let (at, end) = (doorward::clock::now().as_millis(), doorward::clock::now().as_millis() + 3_000_000);
+    let [end, before] = [end, at - 60_000].map(|millis| millis.to_string());
+    let relay = Running::start(eu.url(), us.url());
+    relay.becomes(RelayState::Following).await;
+    let mut hammer = Command::new("redis-cli");
+    hammer.args(["-p", &us.port.to_string(), "-r", "1000000000", "SET", HOT, &before, "EX", "90000"]);
+    let hammer = Process(hammer.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+    eventually("others write the key", || us.cli(&["GET", HOT]) == before).await;
+    for round in 0..3 {
+        let at = (at + round).to_string();
+        write(&eu, "*", &["kind", "user", "id", "hot", "at", &at, "expires", &end]);
+        for n in 0..20 {
+            write(&eu, "*", &["kind", "session", "id", &format!("{round}-{n}"), "at", "*", "expires", &end]);
+        }
+    }
+    let is_there = |n: &i64| us.cli(&["EXISTS", &format!("doorward:{{r}}:main:session:2-{n}")]) == "1";
+    eventually("all are copied, with their keys", || {
+        values(&us, "id").contains(&"hot".to_owned()) && (0..20).all(|n| is_there(&n))
+    })
+    .await;
+    assert_eq!(relay.relay.status().problem, None);
+    drop(hammer);
+    let latest = format!("{} revoked", at + 2);
+    eventually("the key has the latest instant", || us.cli(&["GET", HOT]) == latest).await;
+    let life: i64 = us.cli(&["TTL", HOT]).parse().unwrap();
+    assert!(life > 80_000, "the longer life stays: {life}");
+    relay.end().await;
+}
+
+/// A batch of them is one round trip between the regions, as one of others is.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_entries_of_unknown_kinds_hold_up_no_entry() {
+    const COUNT: usize = 500;
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let wire = Proxy::start(us.port);
+    wire.delay(Duration::from_millis(75));
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    relay.becomes(RelayState::Following).await;
+    let end = doorward::clock::now().plus(Duration::from_secs(3_000)).as_millis().to_string();
+    let fill = "for n = 1, ARGV[2] do redis.call('XADD', KEYS[1], '*', 'issuer', 'main', 'kind', 'device', 'id', n, \
+                'at', '*', 'expires', ARGV[1]) end";
+    eu.cli(&["EVAL", fill, "1", LOG, &end, &COUNT.to_string()]);
+    write(&eu, "*", &["kind", "token", "id", "next", "at", "*", "expires", &end]);
+    let began = Instant::now();
+    eventually("all are copied", || length(&us) == COUNT + 1).await;
+    // One by one they take 75 s.
+    assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
+    eventually("they are counted", || relay.counted("passed_on") == COUNT as u64).await;
+    relay.end().await;
+}
+
+/// While the other region is cut off, this one goes on to keep its log for it: its own instances may need less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_region_keeps_its_log_for_one_that_is_cut_off() {
+    const DAY: &str = "86460000";
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let until = doorward::clock::now().plus(Duration::from_secs(86_460)).as_millis().to_string();
+    us.cli(&["ZADD", "doorward:{r}:retentions", &until, DAY]);
+    let wire = Proxy::start(us.port);
+    let relay = Running::start(eu.url(), format!("redis://127.0.0.1:{}", wire.port));
+    let is_noted = || !eu.cli(&["ZSCORE", "doorward:{r}:retentions", DAY]).is_empty();
+    eventually("the need is noted", is_noted).await;
+    relay.becomes(RelayState::Following).await;
+    for cut in [Proxy::refuse, Proxy::stall] {
+        cut(&wire);
+        relay.becomes(RelayState::Unreachable).await;
+        // As a note ends that nobody renews.
+        eu.cli(&["ZREM", "doorward:{r}:retentions", DAY]);
+        eventually("it is noted again", is_noted).await;
+        wire.heal();
+        relay.becomes(RelayState::Following).await;
+    }
     relay.end().await;
 }
 

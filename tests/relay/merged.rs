@@ -104,6 +104,93 @@ async fn copies_of_copies_settle_whatever_the_clocks_of_the_stores_show() {
     end(relays).await;
 }
 
+/// A time of writing that lies ahead covers nothing that is written later: a later revocation of the session is copied, and
+/// no copy lasts longer for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_of_writing_that_lies_ahead_hides_no_later_revocation() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let soon = now().plus(Duration::from_secs(600)).as_millis().to_string();
+    let relays = Running::both(&eu, &us);
+    following(&relays).await;
+    let hour = now().plus(Duration::from_secs(3_600)).as_millis().to_string();
+    for (times, redis) in (1..).zip([&eu, &eu, &us]) {
+        for kind in KINDS {
+            for (id, since) in [("hour", hour.as_str()), ("ever", "9999999999999"), ("seconds", "9999999999")] {
+                write(redis, "*", &["kind", kind, "id", id, "at", "*", "expires", &soon, "since", since]);
+            }
+        }
+        let all = times * 3 * KINDS.len();
+        eventually("each is copied", || length(&us) == all && length(&eu) == all).await;
+        tokio::time::sleep(Duration::from_millis(1_100)).await; // Ends count in whole seconds.
+    }
+    let all = vec![9 * KINDS.len(); 2];
+    assert_eq!(settled(&[&eu, &us]).await, all);
+    let latest = now().plus(Duration::from_secs(3_660 + 60)).as_millis();
+    for end in [values(&eu, "expires"), values(&us, "expires")].concat() {
+        assert!(end.parse::<i64>().unwrap() < latest, "{end}");
+    }
+    end(relays).await;
+    let relays = Running::both(&eu, &us);
+    following(&relays).await;
+    assert_eq!(settled(&[&eu, &us]).await, all, "other processes");
+    end(relays).await;
+}
+
+/// The clock of a region is an hour ahead, so its entries cover those that other regions write in that hour: a copy has the
+/// end that this takes. It is set right then; ids stand still until it has passed them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_has_the_end_that_is_assumed_of_it() {
+    let eu = RedisServer::start_with_clock(&[]).await;
+    eu.step_clock("+1h");
+    let us = RedisServer::start(&[]).await;
+    let soon = now().plus(Duration::from_secs(600)).as_millis().to_string();
+    // In one millisecond: later ids stand still there.
+    let all = "for n = 2, #ARGV do redis.call('XADD', KEYS[1], '*', 'issuer', 'main', 'kind', ARGV[n], 'id', 'ahead', 'at', '*', \
+               'expires', ARGV[1]) end";
+    let again = || eu.cli(&[&["EVAL", all, "1", LOG, &soon], &KINDS[..]].concat());
+    let needed = now().plus(Duration::from_secs(3_600 + 3_660)).as_millis();
+    let relays = Running::both(&eu, &us);
+    following(&relays).await;
+    again();
+    eventually("all are copied", || length(&us) == KINDS.len()).await;
+    for end in values(&us, "expires") {
+        let end = end.parse::<i64>().unwrap();
+        assert!((needed..needed + 60_000).contains(&end), "{end}, not {needed}");
+    }
+    assert_eq!(settled(&[&eu, &us]).await, [KINDS.len(); 2]);
+    end(relays).await;
+    eu.step_clock("+0");
+    // The ids lie ahead now, so the first come back with the end that was assumed of them, once.
+    again();
+    for _ in 0..2 {
+        let relays = Running::both(&eu, &us);
+        following(&relays).await;
+        let ahead = |redis: &RedisServer| values(redis, "id").iter().filter(|id| *id == "ahead").count();
+        settled(&[&eu, &us]).await;
+        assert_eq!([ahead(&eu), ahead(&us)], [3 * KINDS.len(), KINDS.len()]);
+        end(relays).await;
+    }
+}
+
+/// An entry of the other region whose id lies ahead of its clock ends, for an instance that starts now, as if it were written
+/// now.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_lies_ahead_covers_nothing_that_is_written_before_that_time() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    let soon = now().plus(Duration::from_secs(600)).as_millis().to_string();
+    let ahead = format!("{}-*", now().as_millis() + 1_800_000);
+    for kind in KINDS {
+        write(&us, &ahead, &["kind", kind, "id", "ahead", "at", "*", "expires", &soon]);
+    }
+    let relay = Running::start(eu.url(), us.url());
+    relay.becomes(RelayState::Following).await;
+    for kind in KINDS {
+        write(&eu, "*", &["kind", kind, "id", "ahead", "at", "*", "expires", &soon]);
+    }
+    eventually("all are copied", || length(&us) == 2 * KINDS.len()).await;
+    relay.end().await;
+}
+
 /// None of which says as much as another.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_entries_of_one_target_come_to_one_that_says_all() {

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 
 use doorward::sources::relay::RelayState;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use super::faults::note_name;
 use super::{Running, length, values};
@@ -165,6 +166,25 @@ async fn a_region_notices_that_another_ones_relay_has_stopped() {
     // A relay that was given up is not waited for.
     us.cli(&["ZADD", NOTES, &ago(25).to_string(), "another"]);
     eventually("it ends by itself", || async { age().await.is_some_and(|age| age < 1_000.0) }).await;
+    // The clock was set back since: how old it is is not known.
+    us.cli(&[
+        "ZADD",
+        NOTES,
+        &doorward::clock::now().plus(std::time::Duration::from_secs(3_600)).as_millis().to_string(),
+        "another",
+    ]);
+    eventually("it is not fresh", || async { age().await.is_some_and(|age| age > 3_000.0) }).await;
+    // Two regions that were made from one copy have one epoch: that the one is there says nothing of the other.
+    let name = us.cli(&["ZRANGE", NOTES, "0", "0"]);
+    let words: Vec<_> = name.split(' ').collect();
+    assert_eq!(words.len(), 3, "{name}");
+    let clone = format!("127.0.0.1:1 {} another-server", words[1]);
+    us.cli(&["DEL", NOTES]);
+    us.cli(&["ZADD", NOTES, &ago(2).to_string(), &name, &ago(0).to_string(), &clone]);
+    eventually("the dead one counts", || async { age().await.is_some_and(|age| age > 7_100.0) }).await;
+    let moved = format!("127.0.0.1:1 {} {}", words[1], words[2]);
+    us.cli(&["ZADD", NOTES, &ago(0).to_string(), &moved]);
+    eventually("it has another address", || async { age().await.is_some_and(|age| age < 100.0) }).await;
     us.cli(&["DEL", NOTES]);
     eventually("an operator ends it", || async { age().await == Some(0.0) }).await;
 }
@@ -220,4 +240,49 @@ async fn a_revocation_is_confirmed_by_the_instances_of_every_named_region() {
     let gone = format!("http://127.0.0.1:{}", free_port());
     let (code, out, error) = revoke("carol", &["--also", &gone]);
     assert!(code == 1 && out.contains("confirmed by 1 instances") && error.contains(&gone), "{out} {error}");
+    // One server twice says nothing of another region.
+    let again = format!("{}/", here.replace("http", "HTTP"));
+    for also in [&["--also", &again][..], &["--also", &there, "--also", &there]] {
+        let (code, out, error) = revoke("dave", also);
+        assert!(code == 2 && out.is_empty() && error.contains("named twice"), "{out} {error}");
+    }
+}
+
+/// A server behind a proxy that drops the query, and one that is no Doorward at all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_does_not_say_so_confirms_nothing() {
+    let (tokens, eu) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("revocation: {{max_staleness: 2s, redis: {{url: \"{}\"}}}}\n", eu.url());
+    let here = Doorward::start(&tokens.config(&format!("{store}{}", admin_keys()))).await;
+    let here = format!("http://{}", here.http);
+    let receipt = json!({
+        "issuer": "main", "kind": "user", "id": "alice", "at": "2026-06-01T16:30:34.000Z",
+        "expires_at": "2026-06-02T10:20:31Z", "position": "1-0",
+    });
+    let receipt_with = |confirmed: Value| {
+        let mut receipt = receipt.clone();
+        receipt["confirmed"] = confirmed;
+        receipt
+    };
+    for (answer, problem) in [
+        (json!({}), "position"),
+        (json!({"confirmed": true}), "position"),
+        (receipt.clone(), "does not say"),
+        (receipt_with(json!(false)), "does not say"),
+        (receipt_with(json!("true")), "does not say"),
+    ] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let odd = format!("http://{}", listener.local_addr().unwrap());
+        let text = answer.to_string();
+        let app = axum::Router::new().fallback(move || async move { ([("content-type", "application/json")], text) });
+        let mut server = JoinSet::new();
+        server.spawn(async move { axum::serve(listener, app).await });
+        for (first, also) in [(&here, &["--also", &odd][..]), (&odd, &["--also", &here]), (&odd, &[])] {
+            let env = [("DOORWARD_ADMIN_KEY", OPERATOR), ("DOORWARD_SERVER", first.as_str())];
+            let args = [&["revoke", "--user", "alice", "--wait", "all"], also].concat();
+            let (code, _, error) = tokio::task::block_in_place(|| run_with(&env, &args, ""));
+            assert!(code == 1 && error.contains(problem), "{answer}: {error}");
+        }
+        server.abort_all();
+    }
 }

@@ -14,15 +14,13 @@ use super::super::replica::gap::Baseline;
 use super::super::replica::health::Obstacle;
 use super::known::KnownEntries;
 use super::unread::UnreadEntries;
-use super::{Relay, RelayState, Remark, id_of};
+use super::{Relay, RelayState, Remark, TEND_EVERY, id_of};
 use crate::authz::claims::{IssuerName, Timestamp};
-use crate::authz::revocation::Lead;
+use crate::authz::revocation::{Lead, Revocation};
 use crate::clock::Steady;
 
 /// The interval of checks whether the logs are still the same.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// The interval of notes in both stores, and of reading the meaning of issuers' names.
-const TEND_EVERY: Duration = Duration::from_secs(5);
 /// The wait for new entries.
 const BLOCK: Duration = Duration::from_millis(400);
 /// Entries in the other log, at most: some 1.5 GB of this process's memory.
@@ -50,8 +48,8 @@ pub(super) struct Progress {
     purged: Steady,
     /// `None`: not over these connections.
     tended: Option<Steady>,
-    /// The epoch of this region's store under which the relay last noted itself in the other one.
-    received: Option<Box<str>>,
+    /// The name under which the relay last noted itself in the other store.
+    received: Option<String>,
 }
 
 impl Default for Progress {
@@ -68,6 +66,8 @@ impl Default for Progress {
         }
     }
 }
+
+type Leads = Vec<(IssuerName, Lead)>;
 
 /// Why copying stopped; it is retried.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +156,7 @@ impl Relay {
                         continue;
                     }
                     checked = if is_due { Some(start) } else { checked };
-                    let last = Timestamp::from_millis(i64::try_from(next.last.millis).unwrap_or(i64::MAX));
+                    let last = next.last.time();
                     progress.from.baseline = Some(next);
                     self.copied_up_to(if is_complete { as_of } else { as_of.min(Some(last)) });
                     self.set(RelayState::Following);
@@ -198,24 +198,25 @@ impl Relay {
         if progress.tended.is_some_and(|tended| tended.elapsed() < TEND_EVERY) {
             return Ok(());
         }
-        let epoch = progress.from.baseline.as_ref().map(|read| &read.epoch);
-        let received = epoch.and_then(|epoch| self.received(epoch, progress.received.as_deref()));
+        let name = self.own_name(&progress.from);
+        let received = name.clone().and_then(|name| self.received(name, progress.received.as_ref()));
         let (from, to, is_noted) =
             tokio::try_join!(self.tend_store(&self.from), self.tend_store(&self.to), self.note_received(received))?;
         if is_noted {
-            progress.received = epoch.cloned();
+            progress.received = name;
         }
         if let Some(conflict) = from.conflict_in(&to) {
             return Err(Fault::NamesDiffer(conflict));
         }
-        let leads = self.leads_of(&from, &to);
+        let (all, common) = self.leads_of(&from, &to);
         // Twice the first: what the second has is in the first afterwards, too.
-        for ledger in [&self.from, &self.to, &self.from] {
-            match ledger.share_margins(&leads, &leads).await {
+        for (ledger, read) in [(&self.from, &all), (&self.to, &common), (&self.from, &all)] {
+            match ledger.share_margins(&common, read).await {
                 Err(error) if !error.is_out_of_memory() => return Err(Fault::at(ledger, error)),
                 _ => {}
             }
         }
+        self.to.set_deferred_keys().await.map_err(|error| Fault::at(&self.to, error))?;
         self.purge(progress);
         if progress.known.len() > MOST {
             return Err(Fault::TooLong { place: self.to.config().server.place() });
@@ -224,12 +225,18 @@ impl Relay {
         Ok(())
     }
 
+    /// The name of this region in the other store: its address may be the same in each, and its epoch, too, if it was made
+    /// from a copy of another one. `None` before its log was read.
+    fn own_name(&self, from: &Reading) -> Option<String> {
+        let ids = [&from.baseline.as_ref()?.epoch, &from.server.replication_id].map(|id| id_of(id));
+        Some(format!("{} {} {}", self.from.config().server.place(), ids[0], ids[1]))
+    }
+
     /// What this relay notes in the other store: everything that was written here this long ago is there. `None` before
-    /// that is known. The store names the region: its address may be the same in each.
-    fn received(&self, epoch: &str, former: Option<&str>) -> Option<Received> {
-        let name = |epoch: &str| format!("{} {}", self.from.config().server.place(), id_of(epoch));
-        let former = former.filter(|former| *former != epoch).map(name);
-        Some(Received { from: name(epoch), former, lag: self.status().lag? })
+    /// that is known.
+    fn received(&self, from: String, former: Option<&String>) -> Option<Received> {
+        let former = former.filter(|former| **former != from).cloned();
+        Some(Received { from, former, lag: self.status().lag? })
     }
 
     /// Whether it is noted; entries are copied without that, too.
@@ -251,17 +258,18 @@ impl Relay {
         Ok(Names::read(noted).used_after(now.minus(self.needed())))
     }
 
-    /// The margins of the issuers that both regions know; those that were known stay.
-    fn leads_of(&self, from: &Names, to: &Names) -> Vec<(IssuerName, Lead)> {
-        let there = to.issuers();
+    /// The margins of the issuers that this region knows, by which its entries are dated, and of those among them that the
+    /// other one knows, too. Those that were known stay.
+    fn leads_of(&self, from: &Names, to: &Names) -> (Leads, Leads) {
+        let (here, there) = (from.issuers(), to.issuers());
         let mut leads = self.leads.lock().unwrap_or_else(PoisonError::into_inner);
-        leads.retain(|(name, _)| there.contains(name));
-        for name in from.issuers().into_iter().filter(|name| there.contains(name)) {
+        leads.retain(|(name, _)| here.contains(name) || there.contains(name));
+        for name in here {
             if leads.iter().all(|(known, _)| *known != name) {
                 leads.push((name, Lead::default()));
             }
         }
-        leads.clone()
+        (leads.clone(), leads.iter().filter(|(name, _)| there.contains(name)).cloned().collect())
     }
 
     /// Reads the other log from its start.
@@ -276,10 +284,10 @@ impl Relay {
             return Err(Fault::TooLong { place: self.to.config().server.place() });
         }
         let Progress { known, unread, .. } = progress;
-        let mut beyond = 0;
+        let (mut beyond, latest) = (0, self.latest());
         let last = to
             .replay(end.last, |items| {
-                note(known, unread, items);
+                note(known, unread, items, latest);
                 beyond += beyond_end(items, &end);
             })
             .await
@@ -298,7 +306,7 @@ impl Relay {
             let examined = Obstacle::is_still(&to.server, &facts.server);
             let examined = examined.and_then(|()| Obstacle::examine(facts, self.to.config().allow_eviction));
             examined.map_err(|cause| Fault::at(&self.to, cause))?;
-            note(&mut progress.known, &mut progress.unread, &page.items);
+            note(&mut progress.known, &mut progress.unread, &page.items, self.latest());
             read.advance(page.items.iter().map(|item| item.position));
             let epoch = epoch(page.source.and_then(|source| source.epoch));
             let alive = self.to.earliest().minus(self.needed());
@@ -385,12 +393,18 @@ impl Relay {
             .fold(self.retention, Duration::max)
     }
 
+    /// No entry of the other log was written later than this by its clock, which is read from time to time.
+    fn latest(&self) -> Timestamp {
+        self.to.store_clock().unwrap_or(Timestamp::MAX).plus(self.to.config().leeway)
+    }
+
     /// Drops what no entry of this log can be compared with any more.
     fn purge(&self, progress: &mut Progress) {
         if progress.purged.elapsed() >= PURGE_EVERY {
             progress.purged = Steady::now();
             let now = self.from.earliest().minus(self.needed());
             progress.known.purge(now, self.needed(), progress.purged.uptime(), self.needed());
+            progress.unread.purge(now);
         }
     }
 }
@@ -413,14 +427,16 @@ fn beyond_end(items: &[FeedItem], end: &StreamInfo) -> u64 {
     items.iter().filter(|item| item.position > end.last).count() as u64
 }
 
-/// Records entries of the other log.
-fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem]) {
+/// Records entries of the other log. An instance may have read one with an id after `latest` at any time before that, and
+/// takes its end from then: such an entry says what is written in it alone.
+fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem], latest: Timestamp) {
     let uptime = Steady::now().uptime();
     for item in items {
         match (&item.revocation, &item.unread) {
-            (Ok(entry), _) => {
-                known.note(entry, uptime);
+            (Ok(entry), _) if item.position.time() > latest => {
+                known.note(&Revocation { note: None, ..entry.clone() }, uptime);
             }
+            (Ok(entry), _) => known.note(entry, uptime),
             (Err(_), Some(entry)) => unread.note(entry),
             (Err(_), None) => {}
         }

@@ -4,6 +4,15 @@
 //! entries with one each, an instance that starts when one of them is over has the other alone. Where no entry does, the next
 //! one that is copied is merged with what is there, and says it. So a target needs one entry of each origin, and each copy
 //! says more than all before: entries that do not cover each other cannot go round.
+//!
+//! An instance takes the end of an entry from its id, which its copy does not have. So each copy has the end that is assumed
+//! here in `expires`, whatever the clocks of the two stores show.
+//!
+//! Why it comes to rest: what a copy says is written in it, so that every relay reads the same, in either direction and at
+//! any time; and that is no more than what entries of its target and origin said before. So the ends of a target do not
+//! grow by copying, and an entry is copied only where less is said. Two readings of one entry differ only if its id lies
+//! ahead of its store's clock, or if it has no instant; a later reading then says more, and is copied once. Such a reading
+//! is that of a log that is read from its start, and no copy makes a relay do that.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -66,14 +75,13 @@ impl KnownEntries {
         top.is_some_and(|top| top.is_said && top.with(self.said(entry)) == top)
     }
 
-    /// The entry together with what is there of its target and origin.
+    /// The entry together with what is there of its target and origin, with all that this says in its fields.
     pub(super) fn with(&self, mut entry: Revocation) -> Revocation {
-        if let Some(top) = self.tops(&entry.target)[entry.origin as usize] {
-            let joined = top.with(self.said(&entry));
-            entry.watermark = joined.watermark;
-            if self.said(&entry).end < joined.end {
-                entry.expires_at = seconds(joined.end);
-            }
+        let said = self.said(&entry);
+        let joined = self.tops(&entry.target)[entry.origin as usize].map_or(said, |top| top.with(said));
+        entry.watermark = joined.watermark;
+        if whole_seconds(entry.expires_at) < joined.end {
+            entry.expires_at = seconds(joined.end);
         }
         entry
     }
@@ -199,9 +207,9 @@ mod tests {
         assert!(known.knows(&written(1_000, entry(OUT, EVER, 1_100))), "as long as it is needed");
         let later = written(1_001, entry(OUT, EVER, 1_010));
         assert!(!known.knows(&later), "the same fields, written later");
-        assert_eq!(known.with(later.clone()), later, "it says all");
-        // A copy has the time of writing of its entry, whatever its id.
-        known.note(&later, Duration::ZERO);
+        let copy = known.with(later.clone());
+        assert_eq!(copy, written(1_001, entry(OUT, EVER, 1_101)), "it says itself what is assumed");
+        known.note(&copy, Duration::ZERO);
         assert!(known.knows(&later) && known.knows(&written(1_000, entry(OUT, EVER, 1_101))));
         assert!(!known.knows(&written(1_000, entry(OUT, EVER, 1_102))));
         // An instant that is later than the writing counts, and does not go when the entry is merged.

@@ -69,18 +69,28 @@ impl Relay {
             self.appended(Outcome::Copied, batch.len());
             progress.pace(batch.len()).await;
         }
-        for (item, fields) in unread {
-            if progress.unread.knows(fields) {
+        for batch in unread.chunks(BATCH) {
+            let mut added = Vec::new();
+            for &(item, fields) in batch {
+                if progress.unread.knows(fields) {
+                    continue;
+                }
+                if progress.unread.is_full() {
+                    left_out.push((Outcome::TooMany, item));
+                    continue;
+                }
+                progress.unread.note(fields);
+                added.push(fields);
+            }
+            if added.is_empty() {
                 continue;
             }
-            if progress.unread.is_full() {
-                left_out.push((Outcome::TooMany, item));
-                continue;
+            if let Err(error) = self.to.add_unread(&added).await {
+                progress.unread.forget(&added);
+                return Err(Fault::at(&self.to, error));
             }
-            self.to.add_unread(fields).await.map_err(|error| Fault::at(&self.to, error))?;
-            progress.unread.note(fields);
-            self.appended(Outcome::PassedOn, 1);
-            progress.pace(1).await;
+            self.appended(Outcome::PassedOn, added.len());
+            progress.pace(added.len()).await;
         }
         for (outcome, item) in left_out {
             self.leave_out(outcome, item);
@@ -122,7 +132,7 @@ fn needed_from(item: &FeedItem, entry: &Revocation) -> Timestamp {
     if matches!(entry.target.kind, Kind::Token | Kind::Registration) {
         return entry.expires_at;
     }
-    let written = Timestamp::from_millis(i64::try_from(item.position.millis).unwrap_or(i64::MAX));
+    let written = item.position.time();
     let instant = Some(entry.watermark).filter(|instant| *instant != Watermark::FOREVER).map(Watermark::instant);
     written.max(entry.expires_at).max(instant.unwrap_or_default())
 }

@@ -3,7 +3,7 @@
 //! Such an entry is appended to the other log byte by byte, so that instances of the later version there apply it. What it
 //! means cannot be merged here, so it is compared with the other log by all its fields; no key is written for it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
@@ -14,7 +14,8 @@ use crate::authz::revocation::Kind;
 /// The entries that the other log has, by a digest that nobody outside this process can foresee.
 #[derive(Default)]
 pub(super) struct UnreadEntries {
-    seen: HashSet<u64>,
+    /// With its end.
+    seen: HashMap<u64, Timestamp>,
     hasher: RandomState,
 }
 
@@ -31,13 +32,26 @@ impl UnreadEntries {
 
     /// Records an entry of the other log.
     pub(super) fn note(&mut self, entry: &Unread) {
-        if self.seen.len() < Self::MOST {
-            self.seen.insert(self.digest(entry));
+        if let Some(end) = end(entry)
+            && self.seen.len() < Self::MOST
+        {
+            self.seen.insert(self.digest(entry), end);
         }
     }
 
+    pub(super) fn forget(&mut self, entries: &[&Unread]) {
+        for entry in entries {
+            self.seen.remove(&self.digest(entry));
+        }
+    }
+
+    /// Drops those that ended by `over`: none of them is passed on again, see [`is_fit`].
+    pub(super) fn purge(&mut self, over: Timestamp) {
+        self.seen.retain(|_, end| *end > over);
+    }
+
     pub(super) fn knows(&self, entry: &Unread) -> bool {
-        self.seen.contains(&self.digest(entry))
+        self.seen.contains_key(&self.digest(entry))
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -54,7 +68,7 @@ impl UnreadEntries {
 /// until when it counts, which its copy with another id could not. One that ended by `over` is not needed.
 pub(super) fn is_fit(entry: &Unread, over: Timestamp) -> bool {
     let fields = &entry.fields;
-    let value = |wanted: &str| fields.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| &**value);
+    let value = |wanted: &str| value(entry, wanted);
     let bytes: usize = entry.bytes.iter().map(|part| part.len()).sum();
     if fields.len() > MAX_FIELDS || bytes > MAX_BYTES {
         return false;
@@ -64,13 +78,24 @@ pub(super) fn is_fit(entry: &Unread, over: Timestamp) -> bool {
             && kind.bytes().all(|b| b.is_ascii_lowercase() || matches!(b, b'_' | b'-'))
             && Kind::from_stored(kind).is_none()
     };
-    let is_millis = |text: &str| text.len() == 13 && text.bytes().all(|b| b.is_ascii_digit());
-    let lives = |text: &str| is_millis(text) && text.parse().is_ok_and(|until| Timestamp::from_millis(until) > over);
     value("issuer").is_some_and(|name| IssuerName::parse(name).is_some())
         && value("kind").is_some_and(is_kind)
         && value("id").is_some_and(|id| !id.is_empty())
         && value("at").is_some_and(|at| at == "*" || is_millis(at))
-        && value("expires").is_some_and(lives)
+        && end(entry).is_some_and(|end| end > over)
+}
+
+fn value<'a>(entry: &'a Unread, wanted: &str) -> Option<&'a str> {
+    entry.fields.iter().find(|(name, _)| **name == *wanted).map(|(_, value)| &**value)
+}
+
+fn is_millis(text: &str) -> bool {
+    text.len() == 13 && text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The end of an entry that says one.
+fn end(entry: &Unread) -> Option<Timestamp> {
+    value(entry, "expires").filter(|text| is_millis(text))?.parse().ok().map(Timestamp::from_millis)
 }
 
 #[cfg(test)]
@@ -108,5 +133,11 @@ mod tests {
         seen.note(&newer);
         assert!(seen.knows(&newer) && !seen.is_full());
         assert!(!seen.knows(&entry("issuer=main kind=device id=e at=* expires=1700000600000 new=field")));
+        // One that is over is not passed on again, and takes no room.
+        let end = Timestamp::from_millis(1_700_000_600_000);
+        seen.purge(end.minus(std::time::Duration::from_millis(1)));
+        assert!(seen.knows(&newer));
+        seen.purge(end);
+        assert!(!seen.knows(&newer) && !is_fit(&newer, end));
     }
 }

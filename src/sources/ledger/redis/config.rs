@@ -41,6 +41,9 @@ pub struct RedisConfig {
     pub adopt: Option<Adopt>,
     /// Accept a store that may evict revocations when its memory is full.
     pub allow_eviction: bool,
+    /// A key that others keep changing gets its value later than its entry is in the log: entries that are written in one
+    /// go wait for none.
+    pub defers_keys: bool,
     /// The time for which this instance may need an entry of the log, see [`RedisLedger::retain_for`].
     pub retention: Duration,
     /// The longest time for which a token is accepted after its `exp`.
@@ -66,6 +69,7 @@ impl RedisConfig {
             adopt: None,
             allow_eviction: false,
             retention: Duration::from_secs(24 * 3600 + 30),
+            defers_keys: false,
             leeway: Duration::from_secs(30),
             connect_deadline: Duration::from_secs(1),
             command_deadline: Duration::from_millis(500),

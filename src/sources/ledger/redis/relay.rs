@@ -43,6 +43,26 @@ const MOST_READ: &str = "1000";
 /// A relay that was given up is not waited for any longer.
 const WAITED_FOR: Duration = Duration::from_secs(24 * 3600);
 
+/// The oldest note that counts. A note is that of an address, an epoch and a server. A region has one store, which may have
+/// two addresses, or a new server since, but not both at once: regions that were made from a copy of one Redis have its
+/// epoch, too.
+fn oldest_of(notes: &[(String, Timestamp)]) -> Option<Timestamp> {
+    fn names(note: &str) -> [(bool, [&str; 2]); 2] {
+        let mut words = note.split(' ');
+        let [place, epoch, server] = [(); 3].map(|()| words.next().unwrap_or_default());
+        [(true, [place, epoch]), (false, [epoch, server])]
+    }
+    let mut newest = HashMap::new();
+    for (note, at) in notes {
+        for name in names(note) {
+            let known = newest.entry(name).or_insert(*at);
+            *known = (*at).max(*known);
+        }
+    }
+    let counts = |(note, at): &&(String, Timestamp)| names(note).iter().all(|name| newest[name] == *at);
+    notes.iter().filter(counts).map(|(_, at)| *at).min()
+}
+
 impl RedisLedger {
     /// How long ago everything was written in each other region that is here; of the region that is furthest behind.
     /// `None`: no relay has copied to this store for a day.
@@ -57,14 +77,10 @@ impl RedisLedger {
         let noted = Command::new("ZRANGE").arg(&*self.keys.relayed).arg(now.minus(WAITED_FOR).as_millis());
         let noted = noted.args(["+inf", "BYSCORE", "LIMIT", "0", MOST_READ, "WITHSCORES"]);
         let answer = self.shared.call(self, noted, self.deadline()).await?;
-        // A region has one store, which may have two addresses: the name of the store is the last word.
-        let read = |text: &str, at| Some((text.rsplit(' ').next().unwrap_or_default().to_owned(), at));
-        let mut newest = HashMap::new();
-        for (store, at) in self.members(&self.keys.relayed, &answer, read)? {
-            let known = newest.entry(store).or_insert(at);
-            *known = at.max(*known);
-        }
-        let oldest = newest.into_values().min();
+        // A running relay corrects one from the future: it was written before the clock was set back, nobody knows when.
+        let past = |at: Timestamp| at.min(now.minus(at.since(now)));
+        let notes = self.members(&self.keys.relayed, &answer, |text, at| Some((text.to_owned(), past(at))))?;
+        let oldest = oldest_of(&notes);
         self.received.0.store(oldest.map_or(0, Timestamp::as_millis), Ordering::Relaxed);
         Ok(())
     }
@@ -152,9 +168,40 @@ impl RedisLedger {
         Ok(())
     }
 
-    /// Adds an entry with the fields of one that is not understood here.
-    pub(in crate::sources) async fn add_unread(&self, entry: &Unread) -> Result<(), LedgerError> {
-        let add = Command::new("XADD").arg(&*self.keys.log).arg("*").args(entry.bytes.iter().map(|part| &**part));
-        self.shared.call(self, add, self.deadline()).await.map(drop)
+    /// Sets keys that were deferred, see [`super::RedisConfig::defers_keys`]; call it from time to time.
+    pub(in crate::sources) async fn set_deferred_keys(&self) -> Result<(), LedgerError> {
+        self.writer.set_deferred(self).await
+    }
+
+    /// Adds entries with the fields of those that are not understood here.
+    pub(in crate::sources) async fn add_unread(&self, entries: &[&Unread]) -> Result<(), LedgerError> {
+        let add = |entry: &&Unread| {
+            let bytes = entry.bytes.iter().map(|part| &**part);
+            Command::new("XADD").arg(&*self.keys.log).arg("*").args(bytes)
+        };
+        self.shared.pipeline(self, entries.iter().map(add).collect()).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_note_counts_until_a_later_one_is_about_the_same_store() {
+        for (notes, expected) in [
+            (&[][..], None),
+            (&[("a:1 E R", 5), ("b:1 F S", 4)], Some(4)),
+            (&[("a:1 E R", 5), ("other:1 E R", 9)], Some(9)), // Another address.
+            (&[("a:1 E R", 5), ("a:1 E S", 9)], Some(9)),     // Another server, after a failover.
+            (&[("a:1 E", 5), ("a:1 E S", 9)], Some(9)),       // By an earlier version.
+            (&[("a:1 E R", 5), ("b:1 E S", 9)], Some(5)),     // A region that was made from a copy.
+            (&[("a:1 E R", 5), ("a:1 F R", 9)], Some(5)),     // Two databases of one server.
+            (&[("a:1 E R", 5), ("a:1 E R", 5)], Some(5)),
+            (&[("", 5)], Some(5)),
+        ] {
+            let notes: Vec<_> = notes.iter().map(|(note, at)| (note.to_string(), Timestamp::from_secs(*at))).collect();
+            assert_eq!(oldest_of(&notes), expected.map(Timestamp::from_secs), "{notes:?}");
+        }
     }
 }

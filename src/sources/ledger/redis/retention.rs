@@ -76,7 +76,8 @@ impl RedisLedger {
     /// An entry that is written again, with the time from which its end counts: by that, relays to other regions see that it
     /// says nothing new. Of one that comes from an index only the end is known, rounded up.
     pub(in crate::sources) fn dated(&self, entry: &Revocation) -> Revocation {
-        let since = entry.expires_at.minus(self.retention() + Duration::from_secs(1));
+        let longest = self.longest_retention().unwrap_or_else(|| self.retention()); // The end may be by that need.
+        let since = entry.expires_at.minus(longest + Duration::from_secs(1)).min(self.earliest());
         let dated = || Box::new(Note { since, by: None, reason: None });
         let is_dated = !matches!(entry.target.kind, Kind::Token | Kind::Registration);
         Revocation { note: entry.note.clone().or_else(|| is_dated.then(dated)), ..entry.clone() }

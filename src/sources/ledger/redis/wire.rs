@@ -162,8 +162,8 @@ pub struct Reader {
     /// recent than its id, but not more recent than this. 1970 if that was long ago.
     pub set_at: Timestamp,
     /// For an entry that is copied into another log, where its id is another one: a written `expires` is taken as it is,
-    /// and not extended to the retention; and `since`, if it is not written, is the time of the id, unless the written end
-    /// is all that counts.
+    /// and not extended to the retention; and `since` is the time of the id, if it is not written or later, unless the
+    /// written end is all that counts.
     pub as_written: bool,
 }
 
@@ -212,7 +212,7 @@ impl Decoder {
         };
         // The store's clock may have been set since the last reading.
         let latest = reader.now.plus(reader.leeway);
-        let id_at = Timestamp::from_millis(i64::try_from(position.millis).unwrap_or(i64::MAX));
+        let id_at = position.time();
         let written_at = id_at.min(latest);
         // The clock that dated the id may have been behind, before it was set or now.
         let covers = written_at.plus(reader.behind).max(reader.set_at).max(reader.seen_at);
@@ -241,10 +241,13 @@ impl Decoder {
             Kind::Registration => Origin::SignedOut, // Without an origin, as in [`Revocation::registering`].
             _ => Origin::parse(origin).unwrap_or(Origin::Revoked),
         };
-        // An entry that was written back keeps its time, which cannot be later than its writing; but the clocks of two
-        // stores are not compared.
+        // An entry that was written back keeps its time, which cannot be later than its writing. A copy from a store whose
+        // clock is ahead of this one's says its end itself.
         let note = if reader.as_written && !matches!(kind, Kind::Registration | Kind::Token) {
-            let since = instant_until(since).unwrap_or(id_at);
+            // By the id alone, so that it is read as the same time whenever it is read; unless that lies further ahead
+            // than any entry is needed.
+            let latest = id_at.min(reader.now.plus(reader.retention));
+            let since = instant_until(since).unwrap_or(latest).min(latest);
             Some(Note::new(since, by, reason).unwrap_or_else(|| Box::new(Note { since, by: None, reason: None })))
         } else {
             Note::new(instant_until(since).unwrap_or(written_at).min(written_at), by, reason)

@@ -3,8 +3,8 @@
 //! Under WATCH it reads the values of the keys, so that an earlier watermark never overwrites a later one
 //! and a time to live is never shortened; WAIT counts for the connection of the write.
 
-use std::collections::HashMap;
-use std::sync::Mutex;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fred::types::Value;
@@ -26,6 +26,8 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Append>,
     waiting: AsyncMutex<mpsc::Receiver<Append>>,
     session: Mutex<Option<Session>>,
+    /// Entries that are in the log, and whose keys others kept changing; see [`RedisConfig::defers_keys`].
+    deferred: Mutex<HashMap<Target, Revocation>>,
 }
 
 struct Append {
@@ -46,10 +48,15 @@ impl Writer {
     const GRACE: Duration = Duration::from_millis(50);
     /// The most attempts while other writers change the same keys.
     const MAX_CONFLICTS: usize = 16;
+    /// Conflicts after which a key that others changed meanwhile is deferred, if that is allowed.
+    const DEFERRED_AFTER: usize = 2;
+    /// The most keys that are deferred, and those that are tried in one go.
+    const MAX_DEFERRED: usize = 1_000;
+    const TRIED: usize = 4;
 
     pub(super) fn new() -> Self {
         let (queue, waiting) = mpsc::channel(Self::MAX_WAITING);
-        Self { queue, waiting: AsyncMutex::new(waiting), session: Mutex::new(None) }
+        Self { queue, waiting: AsyncMutex::new(waiting), session: Mutex::new(None), deferred: Mutex::default() }
     }
 
     pub(super) async fn append(
@@ -137,25 +144,60 @@ impl Writer {
             .collect()
     }
 
-    fn session(&self) -> std::sync::MutexGuard<'_, Option<Session>> {
-        self.session.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn session(&self) -> MutexGuard<'_, Option<Session>> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deferred(&self) -> MutexGuard<'_, HashMap<Target, Revocation>> {
+        self.deferred.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn defer(&self, revocation: &Revocation) {
+        let mut deferred = self.deferred();
+        let known = deferred.entry(revocation.target.clone()).or_insert_with(|| revocation.clone());
+        let latest = (known.watermark, known.origin).max((revocation.watermark, revocation.origin));
+        (known.watermark, known.origin) = latest;
+        known.expires_at = known.expires_at.max(revocation.expires_at);
+    }
+
+    /// Tries once to set some of the deferred keys.
+    pub(super) async fn set_deferred(&self, ledger: &RedisLedger) -> Result<(), LedgerError> {
+        let some: Vec<_> = self.deferred().values().take(Self::TRIED).cloned().collect();
+        if some.is_empty() {
+            return Ok(());
+        }
+        let session = ledger.session().await?;
+        for revocation in some {
+            let mut records = Records::read(ledger, &session, &[&revocation]).await?;
+            records.merge(&revocation);
+            let sets = records.sets(&ledger.keys);
+            if sets.is_empty() || session.transaction(sets, ledger.deadline()).await?.is_some() {
+                self.deferred().remove(&revocation.target);
+            }
+        }
+        Ok(())
     }
 }
 
 /// Writes keys and log entries in one transaction; returns each entry's place.
-async fn commit(
+async fn commit<'a>(
     ledger: &RedisLedger,
     session: &Session,
-    revocations: &[&Revocation],
+    revocations: &[&'a Revocation],
 ) -> Result<Vec<Position>, LedgerError> {
-    for _ in 0..Writer::MAX_CONFLICTS {
-        let mut records = Records::read(ledger, session, revocations).await?;
-        for revocation in revocations {
+    let (mut before, mut deferred) = (HashMap::new(), HashSet::new());
+    for conflicts in 1..=Writer::MAX_CONFLICTS {
+        let (later, now): (Vec<&Revocation>, Vec<&Revocation>) =
+            revocations.iter().copied().partition(|revocation| deferred.contains(&revocation.target));
+        let mut records = Records::read(ledger, session, &now).await?;
+        let stored: HashMap<_, _> =
+            records.by_target.iter().map(|(target, record)| (*target, (record.stored, record.life))).collect();
+        for revocation in now {
             records.merge(revocation);
         }
         let mut commands = records.sets(&ledger.keys);
         commands.extend(records.kept.forget(&ledger.keys));
-        let before = commands.len();
+        let place = commands.len();
         commands.extend(revocations.iter().enumerate().map(|(at, revocation)| {
             let add = Command::new("XADD").arg(&*ledger.keys.log);
             // Once per transaction is enough.
@@ -166,8 +208,18 @@ async fn commit(
             wire::fields(revocation).into_iter().fold(add.arg("*"), |add, (name, value)| add.arg(name).arg(value))
         }));
         if let Some(answers) = session.transaction(commands, ledger.deadline()).await? {
-            return answers.get(before..).unwrap_or_default().iter().map(answer::position).collect();
+            for revocation in later {
+                ledger.writer.defer(revocation);
+            }
+            return answers.get(place..).unwrap_or_default().iter().map(answer::position).collect();
         }
+        let room = Writer::MAX_DEFERRED.saturating_sub(ledger.writer.deferred().len() + deferred.len());
+        if ledger.config.defers_keys && conflicts > Writer::DEFERRED_AFTER {
+            let has_changed = |target: &&'a Target| before.get(target).is_some_and(|was| *was != stored[target]);
+            let changed = stored.keys().copied().filter(has_changed);
+            deferred.extend(changed.take(room));
+        }
+        before = stored;
     }
     Err(LedgerError::Refused { kind: RefusalKind::Other, message: "other writers kept changing the same keys".into() })
 }
@@ -222,7 +274,10 @@ impl<'a> Records<'a> {
         let mut targets: Vec<_> = revocations.iter().map(|revocation| &revocation.target).collect();
         targets.sort_unstable();
         targets.dedup();
-        let keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
+        let mut keys: Vec<_> = targets.iter().map(|target| ledger.keys.target(target)).collect();
+        if keys.is_empty() {
+            keys.push(ledger.keys.meta.to_string()); // All are deferred; this one does not change.
+        }
         let (watch, get) = (Command::new("WATCH").args(&keys), Command::new("MGET").args(&keys));
         let (time, clock) = (Command::new("TIME"), clock_note::Note::command(&ledger.keys));
         let mut commands = vec![watch, time, clock, retention::notes_command(&ledger.keys), get];
