@@ -231,11 +231,11 @@ impl Receipt {
             .then(|| format!("unconfirmed: {} did not answer in time", self.unconfirmed.join(", ")));
         let until = self.uncertain_until.as_ref();
         let uncertain = until.map(|until| format!("uncertain: the store may not list every instance until {until}"));
-        let untold = (self.unconfirmed.is_empty() && until.is_none()).then(|| {
+        let unstated = (self.unconfirmed.is_empty() && until.is_none()).then(|| {
             "unconfirmed: the answer does not say that it is confirmed; a proxy may drop the query `wait=all`"
                 .to_owned()
         });
-        unconfirmed.into_iter().chain(uncertain).chain(untold).collect()
+        unconfirmed.into_iter().chain(uncertain).chain(unstated).collect()
     }
 
     /// The answer, with separate members for the missing confirmations: `outcome`, `unconfirmed` (instances)
