@@ -379,7 +379,7 @@ impl Replica {
             tokio::time::sleep(pause).await;
             let began = Instant::now();
             let kept = self.keep_file(ledger).await;
-            if kept.is_ok() {
+            if kept.is_ok() && !ledger.lacks() {
                 self.stats.unsaved.set(0);
             }
             pause = EVERY.max(began.elapsed() * 4); // With many entries a write takes long.

@@ -107,6 +107,11 @@ impl EmbeddedLedger {
         Ok(was_written)
     }
 
+    /// The file may lack an entry of the index.
+    pub(in crate::sources) fn lacks(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| file.lacks())
+    }
+
     pub(in crate::sources) fn is_durable(&self) -> bool {
         self.file.is_some()
     }
