@@ -26,7 +26,7 @@ pub(super) struct KnownEntries {
     /// An instance needs an entry for this long from its instant and its writing.
     needed: Duration,
     merged: RevocationIndex,
-    /// Of targets about which the index does not tell all, because it has one end for both origins: what is said, by origin.
+    /// By target and origin, what the index cannot represent, because it has one end for both origins.
     apart: HashMap<Target, Tops>,
 }
 

@@ -38,7 +38,7 @@ struct Opened {
 /// redb does not expect content that another program wrote: its panic is an error of the file.
 fn caught<T>(work: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, redb::Error> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(redb::Error::Corrupted("what was read is no database".to_owned())))
+        .unwrap_or_else(|_| Err(redb::Error::Corrupted("what was read is not a database".to_owned())))
 }
 
 impl Opened {
