@@ -26,7 +26,7 @@ pub(super) struct Writer {
     queue: mpsc::Sender<Append>,
     waiting: AsyncMutex<mpsc::Receiver<Append>>,
     session: Mutex<Option<Session>>,
-    /// Entries that are in the log, and whose keys others kept changing; see [`RedisConfig::defers_keys`].
+    /// Entries that are in the log, and whose keys others kept changing; see [`super::RedisConfig::defers_keys`].
     deferred: Mutex<HashMap<Target, Revocation>>,
 }
 
