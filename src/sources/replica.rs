@@ -365,8 +365,8 @@ impl Replica {
         tokio::select! {
             _ = join_all(jobs) => {}
             () = shutdown.cancelled() => match &self.ledger {
-                RevocationLedger::Embedded(ledger) => drop(self.keep_file(ledger).await),
-                RevocationLedger::Redis(_) => self.withdraw().await,
+                RevocationLedger::Embedded(ledger) => drop(self.keep_file(ledger).boxed().await),
+                RevocationLedger::Redis(_) => self.withdraw().boxed().await,
             },
         }
     }
