@@ -41,7 +41,6 @@ mod lifecycle;
 mod lint;
 mod load;
 mod mcp;
-mod model;
 mod module;
 mod names;
 mod paths;

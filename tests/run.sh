@@ -162,7 +162,7 @@ RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links -A rustdoc::bare_u
 section "tests"
 cargo build --locked -p four-services
 # Most tests wait for other programs most of the time.
-RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} cargo test --locked -p doorward -p doorward-authz -p doorward-envoy
+RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))} cargo test --locked -p doorward -p doorward-authz -p doorward-envoy -p doorward-model
 cargo test --locked -p four-services
 
 section "Kubernetes"

@@ -108,7 +108,6 @@ fn holds(name: &str, model: Clocks) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "counterexamples, for who asks with --nocapture")]
 #[track_caller]
 fn fails(name: &str, model: Clocks, property: &'static str) {
     let mut found = explore(name, model, usize::MAX, HasDiscoveries::AnyOf([property].into()));

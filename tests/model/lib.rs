@@ -1,4 +1,5 @@
-//! The protocol of the replica, explored by machine; `model/README.md` has the argument.
+//! The protocol of the replica, explored by machine; `README.md` beside this file has the argument.
+#![cfg(test)]
 
 mod clocks;
 mod forgetting;
@@ -109,7 +110,6 @@ fn deeper() -> usize {
 }
 
 /// Breadth first, up to the depth.
-#[expect(clippy::print_stdout, reason = "figures and counterexamples, for who asks with --nocapture")]
 fn explore<M>(
     name: &str,
     model: M,
@@ -134,7 +134,6 @@ fn holds(name: &str, protocol: Protocol, depth: usize) {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "as above")]
 #[track_caller]
 fn fails(name: &str, protocol: Protocol, property: &'static str) {
     let mut found = explore(name, protocol, usize::MAX, HasDiscoveries::AnyOf([property].into()));
