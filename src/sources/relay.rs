@@ -142,7 +142,7 @@ impl Relay {
         stats.expect(&name);
         let id = id_of(&format!("{}\0{}", from.server.identity(), to.server.identity()));
         let retention = from.retention;
-        // The instances there say for how long a key is needed; a relay has no needs of its own.
+        // The instances there note for how long a key is needed; a relay has no needs of its own.
         let to = RedisConfig { retention: Duration::ZERO, defers_keys: true, ..to };
         Ok(Self {
             name,
