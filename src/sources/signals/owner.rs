@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::super::ledger::{LedgerError, SignalNote, SignalNotes};
 use super::super::replica::Replica;
+use super::super::retry::Backoff;
 use super::health::{Health, Known, StreamRecord, StreamState, Written};
 use super::{Receiver, Verdict};
 use crate::authz::claims::Timestamp;
@@ -18,6 +19,8 @@ use crate::clock::Steady;
 const LEASE: Duration = Duration::from_secs(15);
 /// The interval of renewals, and of looks at the notes.
 const TICK: Duration = Duration::from_secs(5);
+/// The pauses before another stream is set up: doubled from the first to the longest if the streams do not last for so long.
+const RENEWALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3600)];
 /// The pause after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -71,7 +74,9 @@ impl Receiver {
     where
         F: Future<Output = Verdict> + Send,
     {
+        let mut renewals = Backoff::new(RENEWALS);
         loop {
+            let began = Steady::now();
             let stream = match &self.settings.stream {
                 None => {
                     // The record says to the other instances whether polling works.
@@ -103,6 +108,10 @@ impl Receiver {
                 () = polled => {}
                 () = verified => {} // The stream is gone: set up another.
             }
+            if began.elapsed() > RENEWALS[1] {
+                renewals.succeeded();
+            }
+            sleep(renewals.failed()).await;
         }
     }
 
