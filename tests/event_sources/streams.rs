@@ -225,6 +225,28 @@ async fn the_owner_hears_of_events_that_another_instance_received() {
     assert_eq!(transmitter.state()["refused"][id.as_str().unwrap()], "invalid_request");
 }
 
+/// The instance that owns the stream has a token that the transmitter does not accept: another one has a better one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_access_leaves_the_stream_to_another() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys());
+    let config = tokens.config(&format!("{store}{}", transmitter.section(POLLED)));
+    let barred = Doorward::start(&config.replace("management-token", "withdrawn-token")).await;
+    eventually("it owns the stream, and cannot set it up", || async {
+        signals(&barred).await["transmitters"][0]["state"] == "unreachable"
+    })
+    .await;
+    let other = Doorward::start(&config).await;
+    let taken = async {
+        while other.metric(UP).await != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), taken).await.expect("the other one takes over");
+    is_up(&barred).await;
+}
+
 /// The stream is there, but an endpoint that the metadata names is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_endpoint_is_asked_at_growing_intervals() {
