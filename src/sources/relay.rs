@@ -250,6 +250,7 @@ impl Relay {
     /// store, or have a password that it accepts. If none takes the lease, this one goes on.
     async fn hold(&self) {
         let (mut renewed, mut tended) = (Steady::now(), Steady::now());
+        self.known().outage.gives_up(); // Failures from before it had the lease do not count.
         loop {
             let _ = timeout(TICK, self.changed.notified()).await;
             let gives_up = self.known().outage.gives_up();

@@ -61,8 +61,8 @@ fn conflict(ours: &Meaning, theirs: &[&Meaning]) -> Option<String> {
              issuers another name"
         ));
     }
-    // Here they are written under all names of their issuer, and there they are looked up under all of its names there. The
-    // tokens of a former name are those of a present one.
+    // A revocation is written under all names that its issuer has here, and looked up under all that it has there. The tokens
+    // of a former name are those of a present one.
     let is_found = |there: &&&Meaning| {
         let mut written = std::iter::once(name).chain(&ours.formerly);
         ours.is_former || there.is_former || written.any(|name| *name == there.name || there.formerly.contains(name))
