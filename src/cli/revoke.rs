@@ -279,7 +279,8 @@ impl Receipt {
         ];
         if self.is_confirmed() {
             let (instances, took) = (&self.body["instances"], &self.body["took_ms"]);
-            lines.push(format!("confirmed by {instances} instances in {took} ms"));
+            let noun = if *instances == json!(1) { "instance" } else { "instances" };
+            lines.push(format!("confirmed by {instances} {noun} in {took} ms"));
         }
         if self.body["seen"] == json!(false) {
             let kind = self.text("kind");

@@ -142,7 +142,7 @@ impl Relay {
         stats.expect(&name);
         let id = id_of(&format!("{}\0{}", from.server.identity(), to.server.identity()));
         let retention = from.retention;
-        // The instances there say for how long a key is needed; a relay has no needs of its own.
+        // The instances there note for how long a key is needed; a relay has no needs of its own.
         let to = RedisConfig { retention: Duration::ZERO, defers_keys: true, ..to };
         Ok(Self {
             name,
@@ -246,11 +246,17 @@ impl Relay {
     }
 
     /// Renews the lease and the note until the lease is lost. While the other store cannot be reached, this one learns all
-    /// the same for how long its log is needed.
+    /// the same for how long its log is needed, and the lease is left from time to time: another process may reach that
+    /// store, or have a password that it accepts. If none takes the lease, this one goes on.
     async fn hold(&self) {
         let (mut renewed, mut tended) = (Steady::now(), Steady::now());
+        self.known().outage.gives_up(); // Failures from before it had the lease do not count.
         loop {
             let _ = timeout(TICK, self.changed.notified()).await;
+            let gives_up = self.known().outage.gives_up();
+            if gives_up && self.claim(Duration::from_millis(1)).await.is_ok() {
+                sleep(FOLLOW + TICK).await; // Each other process tries to take it meanwhile.
+            }
             match self.claim(LEASE).await {
                 Ok(true) => renewed = Steady::now(),
                 Ok(false) => return,

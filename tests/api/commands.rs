@@ -47,7 +47,7 @@ async fn operators_revoke_from_the_command_line() {
     assert_eq!(reason(&checks, &tokens.of("carol")).await, "ok");
     let (code, out, _) = revoke(&["--all", "--wait", "all"], "");
     assert!(code == 0 && out.contains("every token of the issuer dev issued up to "), "{out}");
-    assert!(out.contains("confirmed by 1 instances in "), "{out}");
+    assert!(out.contains("confirmed by 1 instance in "), "{out}");
     assert_eq!(reason(&checks, &tokens.of("carol")).await, "revoked");
 
     let (code, out, _) = run_with(&as_operator, &["status"], "");

@@ -317,6 +317,8 @@ async fn foreign_events_have_no_effect() {
         is_refused(what, &push(&edge, &message).await, 400, code);
         assert_eq!(edge.counted("signals_push", label).await, before + 1, "{what}");
     }
+    let large = push(&edge, &signed(json!({"padding": "x".repeat(13_000)}))).await;
+    assert!(large.body["description"].as_str().is_some_and(|text| text.contains("`token.max_bytes`")), "{large:?}");
     is_refused("too large", &push(&edge, &"x".repeat(30_000)).await, 413, "invalid_request");
     for media_type in ["application/jwt", "application/json", "application/x-www-form-urlencoded"] {
         is_refused(media_type, &send(edge.post(PATH, media_type, whole.clone())).await, 415, "invalid_request");

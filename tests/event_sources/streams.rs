@@ -1,6 +1,8 @@
 //! Who owns a stream of security events, and what remains of it: over restarts, in a fleet, and when its transmitter is
 //! taken out of the configuration.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::transmitter::{Transmitter, UP};
@@ -221,4 +223,58 @@ async fn the_owner_hears_of_events_that_another_instance_received() {
     let events = json!({"https://schemas.openid.net/secevent/ssf/event-type/verification": {}});
     let id = transmitter.command(&json!({"event": {"sub_id": {"format": "opaque", "id": "other"}, "events": events}}));
     assert_eq!(transmitter.state()["refused"][id.as_str().unwrap()], "invalid_request");
+}
+
+/// The instance that owns the stream has a token that the transmitter does not accept: another one has a better one.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_without_access_leaves_the_stream_to_another() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let store = format!("revocation: {{store: redis, redis: {{url: \"{}\"}}}}\n{}", redis.url(), admin_keys());
+    let config = tokens.config(&format!("{store}{}", transmitter.section(POLLED)));
+    let barred = Doorward::start(&config.replace("management-token", "withdrawn-token")).await;
+    eventually("it owns the stream, and cannot set it up", || async {
+        signals(&barred).await["transmitters"][0]["state"] == "unreachable"
+    })
+    .await;
+    let other = Doorward::start(&config).await;
+    let taken = async {
+        while other.metric(UP).await != Some(1.0) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), taken).await.expect("the other one takes over");
+    is_up(&barred).await;
+}
+
+/// The stream is there, but an endpoint that the metadata names is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_endpoint_is_asked_at_growing_intervals() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    for missing in ["POST /verify", "GET /status"] {
+        transmitter.set(&json!({"missing": missing}));
+        let before = calls(&transmitter).len();
+        let edge = transmitter.edge(POLLED, "").await;
+        let asked = || calls(&transmitter)[before..].iter().filter(|call| call.starts_with(missing)).count();
+        eventually("it is asked", || async { asked() >= 1 }).await;
+        let (began, seen) = (Instant::now(), asked());
+        eventually("it is asked again", || async { asked() >= seen + 3 }).await;
+        assert!(began.elapsed() > Duration::from_secs(1), "{missing}: {:?}", began.elapsed());
+        let shown = signals(&edge.doorward).await["transmitters"][0].clone();
+        assert_eq!(shown["state"], "unreachable", "{missing}: {shown}");
+        assert!(shown["problem"].as_str().is_some_and(|problem| problem.contains("404")), "{missing}: {shown}");
+        assert_eq!(transmitter.state()["created"], 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_that_do_not_last_are_created_at_growing_intervals() {
+    let Some(transmitter) = Transmitter::start() else { return };
+    transmitter.set(&json!({"forgetful": true}));
+    let _edge = transmitter.edge(POLLED, "").await;
+    let created = || transmitter.state()["created"].as_u64().unwrap();
+    eventually("a stream is created", || async { created() >= 1 }).await;
+    let (began, seen) = (Instant::now(), created());
+    eventually("two others are", || async { created() >= seen + 2 }).await;
+    assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
 }

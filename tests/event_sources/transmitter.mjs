@@ -35,6 +35,8 @@ const switches = {
   audience: 'doorward', // of created streams
   others: [], // streams that are listed before the receiver's
   vague: false, // created streams are returned with a number as their id, and not listed
+  missing: null, // this method and path is answered 404
+  forgetful: false, // a stream is gone once it was created
   wrong: null, // the next verification has another 'state' or 'subject'
   lifetime: 3600, // of tokens, in seconds
   withdrawn: false, // all tokens so far are refused from now on; becomes false
@@ -164,6 +166,7 @@ const server = createServer(async (request, response) => {
   if (!isAuthorized(request, MANAGEMENT)) return answer(401);
   const id = body?.stream_id ?? url.searchParams.get('stream_id');
   known.calls.push(`${request.method} ${url.pathname}${url.searchParams.has('stream_id') ? '?stream_id' : ''}`);
+  if (switches.missing === `${request.method} ${url.pathname}`) return answer(404);
   if (url.pathname === '/stream' && request.method === 'GET' && id === null) {
     return answer(200, [...switches.others, ...(known.stream ? [known.stream] : [])]);
   }
@@ -178,8 +181,9 @@ const server = createServer(async (request, response) => {
     known.created += 1;
     if (switches.vague) return answer(201, { stream_id: known.created, ...body });
     const iss = switches.foreign ? `${issuer()}/other` : issuer();
-    known.stream = { stream_id: randomUUID(), aud: switches.audience, ...body, iss, delivery };
-    return answer(201, known.stream);
+    const stream = { stream_id: randomUUID(), aud: switches.audience, ...body, iss, delivery };
+    known.stream = switches.forgetful ? null : stream;
+    return answer(201, stream);
   }
   if (id !== known.stream?.stream_id) return answer(404);
   if (url.pathname === '/stream' && request.method === 'GET') return answer(200, known.stream);

@@ -266,3 +266,23 @@ async fn a_replica_is_named_as_such() {
         relay.end().await;
     }
 }
+
+/// The process that has the lease may not write to the other store: another one that may takes over.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_cannot_copy_leaves_the_lease_to_another() {
+    let (eu, us) = (RedisServer::start(&[]).await, RedisServer::start(&[]).await);
+    us.cli(&["ACL", "SETUSER", "reader", "on", ">secret", "~*", "+@all", "-xadd"]);
+    fill(&eu, std::iter::once("first".to_owned())).await;
+    let barred = Running::start(eu.url(), format!("redis://reader:secret@127.0.0.1:{}", us.port));
+    barred.becomes(RelayState::Refused).await;
+    let other = Running::start(eu.url(), us.url());
+    let copied = async {
+        while length(&us) == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(120), copied).await.expect("the other one takes over");
+    other.becomes(RelayState::Following).await;
+    other.end().await;
+    barred.end().await;
+}

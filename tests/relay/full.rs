@@ -46,7 +46,8 @@ async fn a_region_that_is_full_sends_what_it_has() {
     make_room(&eu);
     eventually("the lease is in the own store", || lease_ends(&eu).is_some()).await;
     write(&eu, "after", 1).await;
-    eventually("the next is copied", || length(&us) == 31).await;
+    // While the lease moves, each of the two may copy it.
+    eventually("the next is copied", || length(&us) >= 31).await;
     one.end().await;
     other.end().await;
 }

@@ -160,14 +160,18 @@ async fn a_copy_has_the_end_that_is_assumed_of_it() {
     assert_eq!(settled(&[&eu, &us]).await, [KINDS.len(); 2]);
     end(relays).await;
     eu.step_clock("+0");
-    // The ids lie ahead now, so the first come back with the end that was assumed of them, once.
+    // The ids lie ahead now, so the copies come back with the end that was assumed of them, once. The second entries have
+    // copies of their own if the last id of the log is a second later meanwhile.
     again();
+    let mut before = None;
     for _ in 0..2 {
         let relays = Running::both(&eu, &us);
         following(&relays).await;
         let ahead = |redis: &RedisServer| values(redis, "id").iter().filter(|id| *id == "ahead").count();
         settled(&[&eu, &us]).await;
-        assert_eq!([ahead(&eu), ahead(&us)], [3 * KINDS.len(), KINDS.len()]);
+        let [here, there] = [ahead(&eu), ahead(&us)];
+        assert!((1..=2).contains(&(there / KINDS.len())) && here == 2 * KINDS.len() + there, "{here} {there}");
+        assert_eq!(*before.get_or_insert([here, there]), [here, there]);
         end(relays).await;
     }
 }

@@ -239,7 +239,7 @@ async fn a_revocation_is_confirmed_by_the_instances_of_every_named_region() {
     // A region that cannot be reached is named, and keeps the other from nothing.
     let gone = format!("http://127.0.0.1:{}", free_port());
     let (code, out, error) = revoke("carol", &["--also", &gone]);
-    assert!(code == 1 && out.contains("confirmed by 1 instances") && error.contains(&gone), "{out} {error}");
+    assert!(code == 1 && out.contains("confirmed by 1 instance") && error.contains(&gone), "{out} {error}");
     // One server twice says nothing of another region.
     let again = format!("{}/", here.replace("http", "HTTP"));
     for also in [&["--also", &again][..], &["--also", &there, "--also", &there]] {

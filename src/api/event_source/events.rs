@@ -59,7 +59,9 @@ impl EventError {
     pub fn description(&self) -> Cow<'static, str> {
         let description = match self {
             Self::Denied(_, Some(fault)) => return format!("the security event token: {fault}").into(),
-            Self::Denied(Denial::MalformedToken, _) => "the security event token is not a well-formed signed JWT",
+            Self::Denied(Denial::MalformedToken, _) => {
+                "the security event token is not a well-formed signed JWT of at most `token.max_bytes`"
+            }
             Self::Denied(Denial::UnknownIssuer, _) => "the issuer of the security event token is not configured here",
             Self::Denied(Denial::UnknownKey, _) => "the security event token is signed by a key that is not published",
             Self::Denied(Denial::AlgorithmNotAllowed, _) => "the algorithm does not fit the key",

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{Meaning, Names};
 use crate::authz::claims::{IssuerName, Timestamp};
+use crate::authz::issuer_id::IssuerId;
 
 impl Names {
     /// The names in the notes, at most [`Self::MOST`].
@@ -51,24 +52,31 @@ impl Names {
 fn conflict(ours: &Meaning, theirs: &[&Meaning]) -> Option<String> {
     let (name, id) = (&ours.name, ours.issuer_id());
     let same = |meaning: &&&Meaning| meaning.issuer_id().overlaps(&id);
-    let named: Vec<_> = theirs.iter().filter(|meaning| meaning.name == *name).collect();
-    let Some(there) = named.iter().copied().find(|meaning| same(meaning)) else {
-        if let Some(there) = named.first() {
-            let (here, there) = (ours.issuer.join("`, `"), there.issuer.join("`, `"));
-            return Some(format!(
-                "the name `{name}` stands for `{here}` in the one region and for `{there}` in the other; give one of \
-                 the two issuers another name"
-            ));
-        }
-        // Under former names each revocation is written, too.
-        let is_written = |there: &&&Meaning| ours.is_former || ours.formerly.contains(&there.name);
-        let there = theirs.iter().filter(same).find(|there| !is_written(there))?;
-        let (here, there) = (ours.issuer.join("`, `"), &there.name);
+    let named: Vec<_> = theirs.iter().copied().filter(|meaning| meaning.name == *name).collect();
+    let there = named.iter().find(same);
+    if let (None, Some(there)) = (there, named.first()) {
+        let (here, there) = (ours.issuer.join("`, `"), there.issuer.join("`, `"));
         return Some(format!(
-            "tokens of `{here}` have the name `{name}` in the one region and `{there}` in the other; use one name in \
+            "the name `{name}` stands for `{here}` in the one region and for `{there}` in the other; give one of the two \
+             issuers another name"
+        ));
+    }
+    // A revocation is written under all names that its issuer has here, and looked up under all that it has there. The tokens
+    // of a former name are those of a present one.
+    let is_found = |there: &&&Meaning| {
+        let mut written = std::iter::once(name).chain(&ours.formerly);
+        ours.is_former || there.is_former || written.any(|name| *name == there.name || there.formerly.contains(name))
+    };
+    if let Some(there) = theirs.iter().filter(same).find(|there| !is_found(there)) {
+        let accepted = |text: &&String| id.overlaps(&IssuerId::new(vec![there.spelling(text)]));
+        let tokens: Vec<_> = there.issuer.iter().filter(accepted).map(String::as_str).collect();
+        let (tokens, there) = (tokens.join("`, `"), &there.name);
+        return Some(format!(
+            "tokens of `{tokens}` have the name `{name}` in the one region and `{there}` in the other; use one name in \
              both, or add `formerly: [{name}]` in the other"
         ));
-    };
+    }
+    let there = there?;
     if there.issuer_id().is_multi_tenant() != id.is_multi_tenant() {
         return Some(format!(
             "users of `{name}` are named with their tenant in one region only; use the same `issuer`"
@@ -85,6 +93,13 @@ fn conflict(ours: &Meaning, theirs: &[&Meaning]) -> Option<String> {
     ];
     let (key, here, there) = claims.into_iter().find(|(_, here, there)| !keeps(here, there))?;
     let listed = |claims: &[String]| format!("[{}]", claims.join(", "));
+    if key == "email" && there.is_empty() {
+        return Some(format!(
+            "users of `{name}` are found by the address in {} in the one region only, because of `signals.transmitters`; \
+             add the transmitter in the other one, without `stream` and `poll`, or take `email` out of its `subjects`",
+            listed(here)
+        ));
+    }
     let (here, there) = (listed(here), listed(there));
     let why = if key == "email" { " (users named by an address, by signals)" } else { "" };
     Some(format!(
@@ -96,8 +111,11 @@ fn conflict(ours: &Meaning, theirs: &[&Meaning]) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(|text| (*text).to_owned()).collect()
+    }
+
     fn meaning(name: &str, issuer: &str) -> Meaning {
-        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
         Meaning {
             name: name.to_owned(),
             issuer: texts(&[issuer]),
@@ -135,12 +153,28 @@ mod tests {
         check([main()], [meaning("other", "https://b.test")], None);
         check([main()], [meaning("main", "https://b.test")], Some("stands for `https://a.test`"));
         check([main()], [meaning("prod", "https://a.test")], Some("add `formerly: [main]`"));
+        // One of two `iss` has another name there.
+        let both = || Meaning { issuer: texts(&["https://a.test", "https://b.test"]), ..main() };
+        let b = || meaning("b", "https://b.test");
+        check(
+            [both()],
+            [main(), b()],
+            Some("tokens of `https://b.test` have the name `main` in the one region and `b`"),
+        );
+        check([main(), b()], [both()], Some("tokens of `https://b.test` have the name `b`"));
+        check([both()], [main(), Meaning { formerly: texts(&["main"]), ..b() }], None);
+        check([main()], [both()], None);
+        check([both()], [main()], None);
         let former = Meaning { is_former: true, ..main() };
-        let prod = || Meaning { formerly: vec!["main".to_owned()], ..meaning("prod", "https://a.test") };
+        let prod = || Meaning { formerly: texts(&["main"]), ..meaning("prod", "https://a.test") };
         check([main()], [prod(), former.clone()], None);
-        check([prod(), former], [main()], None);
+        check([prod(), former.clone()], [main()], None);
+        let next = Meaning { formerly: texts(&["main"]), ..meaning("next", "https://a.test") };
+        check([prod(), former.clone()], [next, former], None);
         let by_email = || Meaning { email: vec!["email".to_owned()], ..main() };
-        check([by_email()], [main()], Some("`claims.email` of `main` is [email]"));
+        check([by_email()], [main()], Some("by the address in [email] in the one region only"));
+        let by_mail = Meaning { email: texts(&["mail"]), ..main() };
+        check([by_email()], [by_mail], Some("`claims.email` of `main` is [email] in the one region and [mail]"));
         check([main()], [by_email()], None);
         let by_uid = Meaning { user_id: vec!["uid".to_owned()], ..main() };
         check([main()], [by_uid], Some("`claims.user_id`"));

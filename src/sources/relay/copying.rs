@@ -428,7 +428,7 @@ fn beyond_end(items: &[FeedItem], end: &StreamInfo) -> u64 {
 }
 
 /// Records entries of the other log. An instance may have read one with an id after `latest` at any time before that, and
-/// takes its end from then: such an entry says what is written in it alone.
+/// takes its end from then: such an entry states what is written in it alone.
 fn note(known: &mut KnownEntries, unread: &mut UnreadEntries, items: &[FeedItem], latest: Timestamp) {
     let uptime = Steady::now().uptime();
     for item in items {

@@ -1,17 +1,17 @@
-//! What the other log says.
+//! What the other log has.
 //!
-//! Of each target it says, by origin, the latest instant and the latest end of its entries. One entry must say both: of two
-//! entries with one each, an instance that starts when one of them is over has the other alone. Where no entry does, the next
-//! one that is copied is merged with what is there, and says it. So a target needs one entry of each origin, and each copy
-//! says more than all before: entries that do not cover each other cannot go round.
+//! For each target it keeps, by origin, the latest instant and the latest end of its entries. One entry must have both: of
+//! two entries with one each, an instance that starts when one of them is over has the other alone. Where no entry has both,
+//! the next one that is copied is merged with what is there, and has them. So a target needs one entry of each origin, and
+//! each copy covers all before it: entries that do not cover each other cannot go round.
 //!
 //! An instance takes the end of an entry from its id, which its copy does not have. So each copy has the end that is assumed
 //! here in `expires`, whatever the clocks of the two stores show.
 //!
-//! Why it comes to rest: what a copy says is written in it, so that every relay reads the same, in either direction and at
-//! any time; and that is no more than what entries of its target and origin said before. So the ends of a target do not
-//! grow by copying, and an entry is copied only where less is said. Two readings of one entry differ only if its id lies
-//! ahead of its store's clock, or if it has no instant; a later reading then says more, and is copied once. Such a reading
+//! Why it comes to rest: what a copy states is written in it, so that every relay reads the same, in either direction and at
+//! any time; and that is no more than what entries of its target and origin stated before. So the ends of a target do not
+//! grow by copying, and an entry is copied only where it is not covered. Two readings of one entry differ only if its id lies
+//! ahead of its store's clock, or if it has no instant; a later reading then states more, and is copied once. Such a reading
 //! is that of a log that is read from its start, and no copy makes a relay do that.
 
 use std::collections::HashMap;
@@ -33,14 +33,14 @@ pub(super) struct KnownEntries {
 /// In the order of [`crate::authz::revocation::Origin`].
 type Tops = [Option<Top>; 2];
 
-/// What the entries of a target and an origin say together.
+/// What the entries of a target and an origin state together.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Top {
     watermark: Watermark,
     /// In whole seconds, rounded up, as in the index.
     end: u32,
-    /// One entry says all of it.
-    is_said: bool,
+    /// One entry states all of it.
+    by_one_entry: bool,
 }
 
 impl KnownEntries {
@@ -54,31 +54,31 @@ impl KnownEntries {
 
     /// Adds an entry. Reasons are not compared.
     pub(super) fn note(&mut self, entry: &Revocation, uptime: Duration) {
-        let said = self.said(entry);
+        let stated = self.stated(entry);
         let mut tops = self.tops(&entry.target);
         let top = &mut tops[entry.origin as usize];
-        *top = Some(top.map_or(said, |top| top.with(said)));
+        *top = Some(top.map_or(stated, |top| top.with(stated)));
         let end = tops.iter().flatten().map(|top| top.end).max();
-        if tops.iter().flatten().all(|top| top.is_said && Some(top.end) == end) {
+        if tops.iter().flatten().all(|top| top.by_one_entry && Some(top.end) == end) {
             self.apart.remove(&entry.target);
         } else {
             self.apart.insert(entry.target.clone(), tops);
         }
         let (target, watermark, origin) = (entry.target.clone(), entry.watermark, entry.origin);
-        let merged = Revocation { target, watermark, expires_at: seconds(said.end), origin, note: None };
+        let merged = Revocation { target, watermark, expires_at: seconds(stated.end), origin, note: None };
         self.merged.apply(&merged, uptime);
     }
 
-    /// Whether one entry says as much.
+    /// Whether one entry covers it.
     pub(super) fn knows(&self, entry: &Revocation) -> bool {
         let top = self.tops(&entry.target)[entry.origin as usize];
-        top.is_some_and(|top| top.is_said && top.with(self.said(entry)) == top)
+        top.is_some_and(|top| top.by_one_entry && top.with(self.stated(entry)) == top)
     }
 
-    /// The entry together with what is there of its target and origin, with all that this says in its fields.
+    /// The entry together with what is there of its target and origin, with all that this states in its fields.
     pub(super) fn with(&self, mut entry: Revocation) -> Revocation {
-        let said = self.said(&entry);
-        let joined = self.tops(&entry.target)[entry.origin as usize].map_or(said, |top| top.with(said));
+        let stated = self.stated(&entry);
+        let joined = self.tops(&entry.target)[entry.origin as usize].map_or(stated, |top| top.with(stated));
         entry.watermark = joined.watermark;
         if whole_seconds(entry.expires_at) < joined.end {
             entry.expires_at = seconds(joined.end);
@@ -105,14 +105,14 @@ impl KnownEntries {
         let mut tops = Tops::default();
         for known in self.merged.of(target) {
             let end = whole_seconds(known.expires_at);
-            tops[known.origin as usize] = Some(Top { watermark: known.watermark, end, is_said: true });
+            tops[known.origin as usize] = Some(Top { watermark: known.watermark, end, by_one_entry: true });
         }
         tops
     }
 
-    /// What an entry says by itself, in the log in which it was first. An instance goes by the end that was written for a
+    /// What an entry states by itself, in the log in which it was first. An instance goes by the end that was written for a
     /// token alone, and otherwise by the instant and the time of writing, too.
-    fn said(&self, entry: &Revocation) -> Top {
+    fn stated(&self, entry: &Revocation) -> Top {
         let end = if matches!(entry.target.kind, Kind::Token | Kind::Registration) {
             entry.expires_at
         } else {
@@ -121,15 +121,15 @@ impl KnownEntries {
             let from = instant.map(Watermark::instant).max(written).unwrap_or_default();
             from.plus(self.needed).max(entry.expires_at)
         };
-        Top { watermark: entry.watermark, end: whole_seconds(end), is_said: true }
+        Top { watermark: entry.watermark, end: whole_seconds(end), by_one_entry: true }
     }
 }
 
 impl Top {
     fn with(self, other: Self) -> Self {
         let (watermark, end) = (self.watermark.max(other.watermark), self.end.max(other.end));
-        let is_said = [self, other].into_iter().any(|top| top == Self { watermark, end, is_said: true });
-        Self { watermark, end, is_said }
+        let by_one_entry = [self, other].into_iter().any(|top| top == Self { watermark, end, by_one_entry: true });
+        Self { watermark, end, by_one_entry }
     }
 }
 
@@ -162,9 +162,9 @@ mod tests {
         Revocation { note: Some(Box::new(note)), ..entry }
     }
 
-    /// Each row: what is noted one after the other, and whether one of those before said as much.
+    /// Each row: what is noted one after the other, and whether one of those before covered it.
     #[test]
-    fn an_entry_is_known_by_one_that_says_as_much() {
+    fn an_entry_is_known_by_one_that_covers_it() {
         for row in [
             &[(OUT, 5, 9, false), (OUT, 5, 9, true), (OUT, 4, 9, true), (OUT, 6, 10, false), (OUT, 5, 9, true)][..],
             // The later instant and the later end are of two entries; then of one.
@@ -183,7 +183,7 @@ mod tests {
         }
     }
 
-    /// In whichever order the entries of a target are read, one entry that says all follows, and then nothing more.
+    /// In whichever order the entries of a target are read, one entry that covers all follows, and then nothing more.
     #[test]
     fn entries_that_do_not_cover_each_other_become_one() {
         let mut known = KnownEntries::default();
@@ -208,7 +208,7 @@ mod tests {
         let later = written(1_001, entry(OUT, EVER, 1_010));
         assert!(!known.knows(&later), "the same fields, written later");
         let copy = known.with(later.clone());
-        assert_eq!(copy, written(1_001, entry(OUT, EVER, 1_101)), "it says itself what is assumed");
+        assert_eq!(copy, written(1_001, entry(OUT, EVER, 1_101)), "it states itself what is assumed");
         known.note(&copy, Duration::ZERO);
         assert!(known.knows(&later) && known.knows(&written(1_000, entry(OUT, EVER, 1_101))));
         assert!(!known.knows(&written(1_000, entry(OUT, EVER, 1_102))));

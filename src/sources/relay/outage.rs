@@ -11,17 +11,29 @@ pub(super) struct Outage(Option<Begun>);
 struct Begun {
     since: Steady,
     warned: bool,
+    /// Those that may pass, or that another process may not have, since it began, or since the lease was last left.
+    failures: u32,
     /// Appended since.
     entries: usize,
 }
 
 impl Outage {
+    /// The failures after which another process may succeed: after some 25 s of the pauses between them.
+    const MANY: u32 = 12;
+
     /// Records a failure; true if it is time for the warning: at once if it `lasts` until an operator repairs it.
     pub(super) fn goes_on(&mut self, now: Steady, lasts: bool) -> bool {
-        let begun = self.0.get_or_insert(Begun { since: now, warned: false, entries: 0 });
+        let begun = self.0.get_or_insert(Begun { since: now, warned: false, failures: 0, entries: 0 });
+        begun.failures += u32::from(!lasts);
         let warns = !begun.warned && (lasts || now.since(begun.since) > Relay::BEHIND);
         begun.warned |= warns;
         warns
+    }
+
+    /// Whether so many attempts have failed that another process should try; they are counted anew then.
+    pub(super) fn gives_up(&mut self) -> bool {
+        let gives_up = |begun: &&mut Begun| begun.failures >= Self::MANY;
+        self.0.as_mut().filter(gives_up).map(|begun| begun.failures = 0).is_some()
     }
 
     pub(super) fn appended(&mut self, entries: usize) {
@@ -51,6 +63,7 @@ mod tests {
         outage.appended(1); // Not in an outage.
         let warned: Vec<_> = (0..100).filter(|second| outage.goes_on(at(*second), false)).collect();
         assert_eq!(warned, [31]);
+        assert!(outage.gives_up() && !outage.gives_up(), "the failures are counted anew");
         outage.appended(500);
         outage.appended(7);
         assert_eq!(outage.end(at(100)), Some((Duration::from_secs(100), 507)));
@@ -59,6 +72,7 @@ mod tests {
         assert!(!outage.goes_on(at(200), false));
         assert_eq!(outage.end(at(201)), None);
         assert!(!outage.goes_on(at(300), false) && outage.goes_on(at(301), true) && !outage.goes_on(at(302), true));
-        assert_eq!(outage.end(at(303)), Some((Duration::from_secs(3), 0)));
+        assert!((303..400).all(|second| !outage.goes_on(at(second), true)) && !outage.gives_up());
+        assert_eq!(outage.end(at(400)), Some((Duration::from_secs(100), 0)));
     }
 }

@@ -23,7 +23,7 @@ const PER_SECOND: u32 = 10_000;
 
 /// What becomes of an entry.
 enum Fate<'a> {
-    /// The other log says as much.
+    /// An entry of the other log covers it.
     Known,
     Copied(&'a Revocation),
     PassedOn(&'a Unread),
@@ -137,13 +137,13 @@ fn needed_from(item: &FeedItem, entry: &Revocation) -> Timestamp {
     written.max(entry.expires_at).max(instant.unwrap_or_default())
 }
 
-/// The last entry of each target and origin, which says all that those before it do, and those with a reason or an author.
+/// The last entry of each target and origin, which covers those before it, and those with a reason or an author.
 fn last_of_each(mut entries: Vec<Revocation>) -> Vec<Revocation> {
     let mut later = HashSet::new();
-    let is_told =
+    let has_audit =
         |entry: &Revocation| entry.note.as_ref().is_some_and(|note| note.by.is_some() || note.reason.is_some());
     entries.reverse();
-    entries.retain(|entry| later.insert((entry.target.clone(), entry.origin)) || is_told(entry));
+    entries.retain(|entry| later.insert((entry.target.clone(), entry.origin)) || has_audit(entry));
     entries.reverse();
     entries
 }

@@ -64,7 +64,7 @@ impl UnreadEntries {
     }
 }
 
-/// Whether an entry may be passed on: it is of a kind that may exist, of bounded size, and says itself from when and
+/// Whether an entry may be passed on: it is of a kind that may exist, of bounded size, and states itself from when and
 /// until when it counts, which its copy with another id could not. One that ended by `over` is not needed.
 pub(super) fn is_fit(entry: &Unread, over: Timestamp) -> bool {
     let fields = &entry.fields;
@@ -93,7 +93,7 @@ fn is_millis(text: &str) -> bool {
     text.len() == 13 && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The end of an entry that says one.
+/// The end of an entry that states one.
 fn end(entry: &Unread) -> Option<Timestamp> {
     value(entry, "expires").filter(|text| is_millis(text))?.parse().ok().map(Timestamp::from_millis)
 }

@@ -8,6 +8,7 @@ use tracing::warn;
 
 use super::super::ledger::{LedgerError, SignalNote, SignalNotes};
 use super::super::replica::Replica;
+use super::super::retry::Backoff;
 use super::health::{Health, Known, StreamRecord, StreamState, Written};
 use super::{Receiver, Verdict};
 use crate::authz::claims::Timestamp;
@@ -18,6 +19,11 @@ use crate::clock::Steady;
 const LEASE: Duration = Duration::from_secs(15);
 /// The interval of renewals, and of looks at the notes.
 const TICK: Duration = Duration::from_secs(5);
+/// The pauses before another stream is set up: doubled from the first to the longest if the streams do not last for so long.
+const RENEWALS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(3600)];
+/// The times without a connection to the transmitter after which another instance may own the stream: doubled from the
+/// first to the longest.
+const PATIENCE: [Duration; 2] = [Duration::from_secs(30), Duration::from_secs(3600)];
 /// The pause after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -35,15 +41,20 @@ impl Receiver {
             known.stream = if self.settings.stream.is_none() { Some(true) } else { known.stream };
             known.poll = if self.settings.poll.is_none() { Some(true) } else { known.poll };
         });
+        let mut patience = Backoff::new(PATIENCE);
         loop {
             match store.own_signals(&self.id, LEASE).await {
                 Ok(true) => {
                     self.change(|known| {
                         (known.owned, known.owner) = (true, Some(store.name().to_owned()));
                     });
-                    tokio::select! {
-                        () = self.serve(store, &take) => {}
-                        () = self.keep(store) => {}
+                    let gives_up = tokio::select! {
+                        () = self.serve(store, &take) => false,
+                        gives_up = self.keep(store, &mut patience) => gives_up,
+                    };
+                    if gives_up {
+                        let _ = store.own_signals(&self.id, Duration::from_millis(1)).await;
+                        sleep(TICK * 2).await; // Each other instance tries to take it meanwhile.
                     }
                 }
                 Ok(false) => {
@@ -71,7 +82,9 @@ impl Receiver {
     where
         F: Future<Output = Verdict> + Send,
     {
+        let mut renewals = Backoff::new(RENEWALS);
         loop {
+            let began = Steady::now();
             let stream = match &self.settings.stream {
                 None => {
                     // The record says to the other instances whether polling works.
@@ -103,13 +116,18 @@ impl Receiver {
                 () = polled => {}
                 () = verified => {} // The stream is gone: set up another.
             }
+            if began.elapsed() > RENEWALS[1] {
+                renewals.succeeded();
+            }
+            sleep(renewals.failed()).await;
         }
     }
 
     /// Renews the lease, reads the notes of the others and reports, until the lease is lost or the record of the stream
-    /// was changed by another.
-    async fn keep(&self, store: &Replica) {
-        let mut renewed = Steady::now();
+    /// was changed by another; or, true, until the transmitter could not be reached for some time: another instance may have
+    /// a way to it, or credentials that it accepts.
+    async fn keep(&self, store: &Replica, patience: &mut Backoff) -> bool {
+        let (mut renewed, mut reached, bound) = (Steady::now(), Steady::now(), patience.failed());
         loop {
             tokio::select! {
                 () = sleep(TICK) => {}
@@ -117,13 +135,22 @@ impl Receiver {
             }
             match store.own_signals(&self.id, LEASE).await {
                 Ok(true) => renewed = Steady::now(),
-                Ok(false) => return,
+                Ok(false) => return false,
                 // Another instance may own it from here on.
-                Err(_) if renewed.elapsed() + TICK >= LEASE => return,
+                Err(_) if renewed.elapsed() + TICK >= LEASE => return false,
                 Err(_) => continue,
             }
+            let state = self.health.known().state();
+            match state {
+                StreamState::Unreachable if reached.elapsed() > bound => return true,
+                StreamState::Unreachable | StreamState::SettingUp => {}
+                _ => {
+                    reached = Steady::now();
+                    patience.succeeded();
+                }
+            }
             let Ok(notes) = store.signal_notes(&self.id).await else { continue };
-            let bound = self.settings.stream.as_ref().map_or(Duration::MAX, |stream| stream.silent_after);
+            let silent = self.settings.stream.as_ref().map_or(Duration::MAX, |stream| stream.silent_after);
             let mut is_changed = false;
             self.change(|known| {
                 if let Some(state) = &notes.verified {
@@ -135,11 +162,11 @@ impl Receiver {
                         known.see_status(status, at);
                     }
                 }
-                known.silent |= Health::is_overdue(known, bound);
+                known.silent |= Health::is_overdue(known, silent);
                 is_changed = matches!(&known.written, Written::As(written) if *written != notes.stream);
             });
             if is_changed {
-                return;
+                return false;
             }
             let _ = self.report(store).await; // Repeated at the next tick.
         }

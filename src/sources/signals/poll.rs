@@ -44,7 +44,11 @@ impl Receiver {
             let polled = self.poll_once(url, settings, &report).await;
             self.change(|known| {
                 known.poll = Some(polled.is_ok());
-                known.problem = polled.as_ref().err().map(|error| problem("poll", error));
+                if let Err(error) = &polled {
+                    known.problem = Some(problem("poll", error));
+                } else if known.stream != Some(false) {
+                    known.problem = None;
+                }
             });
             let sets = match polled {
                 Ok(answer) => answer,

@@ -401,8 +401,11 @@ impl Receiver {
                     requested = if *is_requested { Some(began) } else { requested };
                     settings.verify
                 }
-                Err(error) if error.is_unknown() => {
+                Err(error) if error.is_unknown() && self.is_gone(settings, stream).await => {
                     warn!(transmitter = %self.settings.name, "signals stream is gone");
+                    let problem = Some("the transmitter no longer has the stream".to_owned());
+                    self.change(|known| (known.stream, known.problem) = (Some(false), problem));
+                    self.health.changed.notify_one();
                     return;
                 }
                 Err(error) => {
@@ -422,6 +425,11 @@ impl Receiver {
             self.health.changed.notify_one();
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// Whether the transmitter no longer has the stream. Another endpoint of a stream that exists may be missing.
+    async fn is_gone(&self, settings: &StreamSettings, stream: &Stream) -> bool {
+        matches!(self.read(settings, &stream.endpoints, &stream.id).await, Ok(None))
     }
 
     /// Reads the status, requests that a stream that is not enabled is, and requests a verification event if that is due.
