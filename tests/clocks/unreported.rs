@@ -3,7 +3,9 @@
 use serde_json::json;
 
 use super::leads::{certain_config, confirmed, dated};
+use super::unlearnt::send_event;
 use crate::api::{post, reason};
+use crate::event_sources::signals;
 use crate::ledger::support::RedisServer;
 use crate::support::clock::Clock;
 use crate::support::doorward::Doorward;
@@ -91,6 +93,7 @@ async fn a_store_is_doubted_that_lost_something_and_no_new_one() {
 async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let config = config + &signals::section(&tokens, "");
     let other = Doorward::start(&config).await;
     let ahead = Clock::at("+3s");
     let first = Doorward::launch_by(ahead.doorward(), TempDir::new(), &config).await;
@@ -100,7 +103,11 @@ async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
     let checks = Checks::connect(&first.check).await;
     // A date that was verified, and a later one of the same lead.
     assert_eq!(reason(&checks, &dated(&tokens, "somebody", 15)).await, "ok");
-    let [of_alice, of_bob] = ["alice", "bob"].map(|user| dated(&tokens, user, 20));
+    let [of_alice, of_bob, of_carol] = ["alice", "bob", "carol"].map(|user| dated(&tokens, user, 20));
+    // A sign-out without a receipt goes by the date.
+    assert_eq!(reason(&checks, &of_carol).await, "ok");
+    send_event(&tokens, &first, "carol").await;
+    eventually("it is refused", async || reason(&checks, &of_carol).await == "revoked").await;
     let (alice, bob) = tokio::join!(covered(&first, "alice"), covered(&other, "bob"));
     assert!(alice >= LEEWAY && bob >= LEEWAY, "{alice} {bob}");
     assert_eq!(reason(&checks, &of_alice).await, "revoked");
