@@ -1,5 +1,7 @@
 //! Receipts cover the leeway while an instance may have verified tokens whose lead no instance knows.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::leads::{certain_config, confirmed, dated};
@@ -170,6 +172,32 @@ async fn a_loss_is_noted_by_the_instance_that_removes_the_sign_of_it() {
     redis.script("MULTI\nFLUSHALL\nSET doorward:{r}:instances other\nEXEC\n");
     eventually("flushed", async || is_noted(&redis)).await;
     drop(doorward);
+}
+
+/// One instance has seen the loss, later than the other one saw another, and ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_note_of_a_loss_that_is_removed_is_put_back_by_an_instance_that_has_read_it() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis);
+    let first = Doorward::start(&config).await;
+    let own = || redis.cli(&["KEYS", "doorward:{r}:instance:*"]);
+    let of_first = own();
+    let second = Doorward::start(&config).await;
+    let of_second = own().replace(&of_first, "").trim().to_owned();
+    let noted = || redis.cli(&["GET", "doorward:{r}:lost"]).parse::<i64>().unwrap_or_default();
+    let mut last = 0;
+    for of in [&of_second, &of_first] {
+        let name = of.rsplit(':').next().unwrap();
+        redis.cli(&["ZREM", "doorward:{r}:instances", name]);
+        redis.cli(&["DEL", of]);
+        eventually("it is noted", async || noted() > last + 1_000).await;
+        last = noted();
+        tokio::time::sleep(Duration::from_secs(5)).await; // Each has renewed its lease twice.
+    }
+    drop(first);
+    redis.cli(&["DEL", "doorward:{r}:lost"]);
+    eventually("it is put back", async || (noted() - last).abs() < 1_000).await;
+    drop(second);
 }
 
 /// The instance may write what it cannot read: the key of the leads is denied to it.
