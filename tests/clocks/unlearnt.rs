@@ -104,7 +104,6 @@ async fn an_entry_without_an_instant_covers_the_leeway_at_an_instance_that_start
     let (checks, ahead) = (Checks::connect(&one.check).await, dated(&tokens, "erin", 27));
     assert_eq!(reason(&checks, &ahead).await, "ok");
     undated::add(&redis, "user", "erin");
-    eventually("it is refused", || async { reason(&checks, &ahead).await == "revoked" }).await;
     let two = Doorward::launch(&config(&tokens, &format!("redis://dw:pw@127.0.0.1:{}", redis.port))).await;
     eventually("it has read it", || async {
         two.metric("doorward_store_entries_total").await.unwrap_or_default() > 0.0
