@@ -19,8 +19,7 @@ const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 #[derive(Debug)]
 pub struct LogoutToken {
     pub id: MessageId,
-    /// `None` if all tokens that it could sign out have expired.
-    pub revocation: Option<Revocation>,
+    pub revocation: Revocation,
 }
 
 impl TrustedIssuer {
@@ -59,8 +58,7 @@ impl TrustedIssuer {
         self.logout.audiences.check("aud", claims.get("aud"))?;
         let jti = filled(&claims, "jti")?.ok_or_else(|| missing("jti"))?;
         let id = MessageId::new(self.name.as_str(), &jti, expires_at.plus(self.leeway));
-        let revocation = self.logout_of(&claims, issued_at, now)?;
-        Ok(LogoutToken { id, revocation: Some(revocation).filter(|revocation| revocation.expires_at > now) })
+        Ok(LogoutToken { id, revocation: self.logout_of(&claims, issued_at, now)? })
     }
 
     fn logout_of(&self, claims: &ClaimSet, issued_at: Timestamp, now: Timestamp) -> Result<Revocation, Refusal> {

@@ -229,7 +229,7 @@ impl Transmitter {
         // tokens, which may be ahead of this one; an event precedes its token.
         let instant = match target.issuer.name(&self.issuer) {
             Some(_) => instant.min(token.issued_at.max(clocks.latest())),
-            None => instant.min(clocks.latest()).plus(target.least_lead()),
+            None => target.covered_from(instant.min(clocks.latest()), clocks),
         };
         // The event is acknowledged, so one wall clock alone must not decide this.
         if instant.plus(retention) <= clocks.earliest() {

@@ -9,7 +9,7 @@ use crate::support::eventually;
 use crate::support::grpc::Checks;
 use crate::support::tokens::{Tokens, now};
 
-fn add(redis: &RedisServer, kind: &str, id: &str) {
+pub(super) fn add(redis: &RedisServer, kind: &str, id: &str) {
     redis.cli(&["XADD", "doorward:{r}:log", "*", "issuer", "dev", "kind", kind, "id", id]);
 }
 

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::leads::dated;
+use super::undated;
 use crate::api::{admin_keys, reason, revoke};
 use crate::event_sources::{sign, signals};
 use crate::ledger::support::RedisServer;
@@ -25,6 +26,16 @@ fn config(tokens: &Tokens, url: &str) -> String {
     ))
 }
 
+/// A security event of another sender than the issuer about a user.
+pub(super) async fn send_event(tokens: &Tokens, doorward: &Doorward, user: &str) {
+    let subject = json!({"subject": {"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": user}});
+    let uri = "https://schemas.openid.net/secevent/caep/event-type/credential-change";
+    let event = sign(tokens, Some("secevent+jwt"), &signals::claims(uri, subject, &json!({"iat": now()})));
+    let sent = reqwest::Client::new().post(format!("http://{}/signals/events", doorward.http));
+    let sent = sent.header("content-type", "application/secevent+jwt").body(event).send().await.unwrap();
+    assert_eq!(sent.status(), 202);
+}
+
 /// One instance verifies tokens that are dated ahead while the other cannot learn it; both are as usual before.
 async fn covered(fault: impl Fn(&RedisServer), mended: impl Fn(&RedisServer)) {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
@@ -38,19 +49,15 @@ async fn covered(fault: impl Fn(&RedisServer), mended: impl Fn(&RedisServer)) {
     fault(&redis);
     two.logs(UNREAD).await;
     assert!(two.get("/readyz").await.1.contains("\"leads\""));
-    let ahead = ["alice", "bob", "carol", "dave"].map(|user| dated(&tokens, user, 27));
+    let ahead = ["alice", "bob", "carol", "dave", "erin"].map(|user| dated(&tokens, user, 27));
     for token in &ahead {
         assert_eq!(reason(&checks, token).await, "ok");
     }
     assert_eq!(two.post("/logout?all=true", &tokens.of("alice")).await.0, 204);
     assert_eq!(others.check(ask("POST", "/bye").token(&tokens.of("bob"))).await.status, 200);
-    let subject = json!({"subject": {"format": "iss_sub", "iss": doorward::dev::ISSUER, "sub": "carol"}});
-    let uri = "https://schemas.openid.net/secevent/caep/event-type/credential-change";
-    let event = sign(&tokens, Some("secevent+jwt"), &signals::claims(uri, subject, &json!({"iat": now()})));
-    let sent = reqwest::Client::new().post(format!("http://{}/signals/events", two.http));
-    let sent = sent.header("content-type", "application/secevent+jwt").body(event).send().await.unwrap();
-    assert_eq!(sent.status(), 202);
+    send_event(&tokens, &two, "carol").await;
     assert_eq!(revoke(&two, &json!({"kind": "user", "id": "dave"})).await.status, 201);
+    undated::add(&redis, "user", "erin"); // By another service.
     for token in &ahead {
         for checks in [&checks, &others] {
             eventually("it is refused", || async { reason(checks, token).await != "ok" }).await;
@@ -86,6 +93,25 @@ async fn sign_outs_cover_the_leeway_while_leads_have_another_type() {
     let wrong = |key: &'static str| move |redis: &RedisServer| drop(redis.cli(&["SET", key, "x"]));
     let gone = |key: &'static str| move |redis: &RedisServer| drop(redis.cli(&["DEL", key]));
     tokio::join!(covered(wrong(LEADS), gone(LEADS)), covered(wrong(DATED), gone(DATED)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_without_an_instant_covers_the_leeway_at_an_instance_that_starts_before_it_can_read_leads() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    redis.cli(&["ACL", "SETUSER", "dw", "on", ">pw", "+@all", "allchannels"]);
+    no_right(&redis, LEADS, &["~doorward:{r}:[^l]*", "~doorward:{r}:l[^e]*", "~doorward:{r}:leases"]);
+    let one = Doorward::start(&config(&tokens, &redis.url())).await;
+    let (checks, ahead) = (Checks::connect(&one.check).await, dated(&tokens, "erin", 27));
+    assert_eq!(reason(&checks, &ahead).await, "ok");
+    undated::add(&redis, "user", "erin");
+    let two = Doorward::launch(&config(&tokens, &format!("redis://dw:pw@127.0.0.1:{}", redis.port))).await;
+    eventually("it has read it", || async {
+        two.metric("doorward_store_entries_total").await.unwrap_or_default() > 0.0
+    })
+    .await;
+    redis.cli(&["ACL", "SETUSER", "dw", "~*"]);
+    two.ready().await;
+    assert_eq!(reason(&Checks::connect(&two.check).await, &ahead).await, "revoked");
 }
 
 /// Such sign-outs may be answered 503; they are stored later.

@@ -1,9 +1,13 @@
 //! Receipts cover the leeway while an instance may have verified tokens whose lead no instance knows.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::leads::{certain_config, confirmed, dated};
+use super::unlearnt::send_event;
 use crate::api::{post, reason};
+use crate::event_sources::signals;
 use crate::ledger::support::RedisServer;
 use crate::support::clock::Clock;
 use crate::support::doorward::Doorward;
@@ -91,6 +95,7 @@ async fn a_store_is_doubted_that_lost_something_and_no_new_one() {
 async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
     let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
     let config = certain_config(&tokens, &redis).replace("max_staleness: 5s", "max_staleness: 1s");
+    let config = config + &signals::section(&tokens, "");
     let other = Doorward::start(&config).await;
     let ahead = Clock::at("+3s");
     let first = Doorward::launch_by(ahead.doorward(), TempDir::new(), &config).await;
@@ -100,7 +105,11 @@ async fn a_receipt_covers_the_leeway_while_a_lead_is_not_measured() {
     let checks = Checks::connect(&first.check).await;
     // A date that was verified, and a later one of the same lead.
     assert_eq!(reason(&checks, &dated(&tokens, "somebody", 15)).await, "ok");
-    let [of_alice, of_bob] = ["alice", "bob"].map(|user| dated(&tokens, user, 20));
+    let [of_alice, of_bob, of_carol] = ["alice", "bob", "carol"].map(|user| dated(&tokens, user, 20));
+    // A sign-out without a receipt goes by the date.
+    assert_eq!(reason(&checks, &of_carol).await, "ok");
+    send_event(&tokens, &first, "carol").await;
+    eventually("it is refused", async || reason(&checks, &of_carol).await == "revoked").await;
     let (alice, bob) = tokio::join!(covered(&first, "alice"), covered(&other, "bob"));
     assert!(alice >= LEEWAY && bob >= LEEWAY, "{alice} {bob}");
     assert_eq!(reason(&checks, &of_alice).await, "revoked");
@@ -163,6 +172,32 @@ async fn a_loss_is_noted_by_the_instance_that_removes_the_sign_of_it() {
     redis.script("MULTI\nFLUSHALL\nSET doorward:{r}:instances other\nEXEC\n");
     eventually("flushed", async || is_noted(&redis)).await;
     drop(doorward);
+}
+
+/// One instance has seen the loss, later than the other one saw another, and ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_note_of_a_loss_that_is_removed_is_put_back_by_an_instance_that_has_read_it() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let config = certain_config(&tokens, &redis);
+    let first = Doorward::start(&config).await;
+    let own = || redis.cli(&["KEYS", "doorward:{r}:instance:*"]);
+    let of_first = own();
+    let second = Doorward::start(&config).await;
+    let of_second = own().replace(&of_first, "").trim().to_owned();
+    let noted = || redis.cli(&["GET", "doorward:{r}:lost"]).parse::<i64>().unwrap_or_default();
+    let mut last = 0;
+    for of in [&of_second, &of_first] {
+        let name = of.rsplit(':').next().unwrap();
+        redis.cli(&["ZREM", "doorward:{r}:instances", name]);
+        redis.cli(&["DEL", of]);
+        eventually("it is noted", async || noted() > last + 1_000).await;
+        last = noted();
+        tokio::time::sleep(Duration::from_secs(5)).await; // Each has renewed its lease twice.
+    }
+    drop(first);
+    redis.cli(&["DEL", "doorward:{r}:lost"]);
+    eventually("it is put back", async || (noted() - last).abs() < 1_000).await;
+    drop(second);
 }
 
 /// The instance may write what it cannot read: the key of the leads is denied to it.

@@ -67,6 +67,31 @@ async fn an_instance_that_has_not_reached_the_store_takes_the_next_configuration
     assert!(!first.logged("issuers' names"));
 }
 
+/// A sign-out that the store does not have yet stands under the name by which it was asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_was_never_ready_takes_no_refusal_back() {
+    let (tokens, redis) = (Tokens::new(), RedisServer::start(&[]).await);
+    let proxy = Proxy::start(redis.port);
+    proxy.refuse();
+    let store = format!("redis, redis: {{url: \"redis://127.0.0.1:{}\"}}", proxy.port);
+    let doorward = Doorward::launch(&config(&tokens, &store, &[&named("main", "")])).await;
+    let (checks, dead) = (Checks::connect(&doorward.check).await, [tokens.of("alice")]);
+    let session = json!({"kind": "session", "issuer": "main", "id": "session-of-alice"});
+    assert_eq!(revoke(&doorward, &session).await.status, 503);
+    assert_eq!(reason(&checks, &dead[0]).await, "revoked");
+    let text = |issuer: &str| next(&doorward, &tokens, &store, &[issuer]);
+    // In two steps as in one.
+    for issuer in [format!("name: base, issuer: \"{Y}\""), named("new", "")] {
+        changes(&doorward, &text(&issuer), &[], &[]).await;
+    }
+    proxy.heal();
+    is_held(&doorward, "formerly: [main]", &dead[0]).await;
+    changes(&doorward, &text(&named("new", ", formerly: [main]")), &[], &[]).await;
+    all_are_refused(&doorward, &dead).await;
+    assert_eq!(reason(&checks, &tokens.of("bob")).await, "ok");
+    eventually("it is written", async || redis.cli(&["XRANGE", "doorward:{r}:log", "-", "+"]).contains("main")).await;
+}
+
 /// Other instances do not refuse what it revokes, and none does when its name is put right.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_is_not_ready_for_its_names_acknowledges_nothing() {

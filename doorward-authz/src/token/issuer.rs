@@ -233,9 +233,16 @@ impl TrustedIssuer {
         Ok(dated.map_or(covered, |dated| dated.max(covered)))
     }
 
+    /// The instant of a user's revocation at a time of another sender's: later by the lead, and no earlier than a date that
+    /// the lead does not cover, unless such a token was issued afterwards.
+    pub(crate) fn covered_from(&self, sent: Timestamp, clocks: Clocks) -> Timestamp {
+        let dated = self.lead.beyond(clocks.earliest()).unwrap_or_default();
+        dated.min(sent.plus(self.leeway)).max(sent.plus(self.least_lead()))
+    }
+
     /// How far the tokens of a user may be dated ahead of a clock that is not the issuer's own: by the whole leeway if it
     /// is not known what other instances saw.
-    pub(crate) fn least_lead(&self) -> Duration {
+    fn least_lead(&self) -> Duration {
         let seen = self.lead.seen().max(Lead::LEAST);
         if self.lead.is_known() { seen } else { self.leeway.max(seen) }
     }

@@ -21,8 +21,7 @@ pub(in crate::api) async fn log_out(state: &State, token: &str) -> Result<(), Lo
     if state.replays.knows(&token.id) {
         return Err(LogoutError::Replayed);
     }
-    let revocations = token.revocation.into_iter().collect();
-    revoke(state, EventSource::BackchannelLogout, revocations).await.map_err(|_| LogoutError::Store)?;
+    revoke(state, EventSource::BackchannelLogout, vec![token.revocation]).await.map_err(|_| LogoutError::Store)?;
     state.replays.remember(token.id, clock::now());
     Ok(())
 }

@@ -114,6 +114,7 @@ impl Replica {
         ledger: &RedisLedger,
         epoch: &str,
     ) -> Result<Option<Baseline>, Obstacle> {
+        let _ = self.read_leads().await; // For entries without an instant; unread, they cover the leeway.
         let Snapshot { page, stream, .. } = feed.snapshot(Position::END).await?;
         if page.source.is_some_and(|source| source.epoch.as_deref() != Some(epoch)) {
             return Ok(None);

@@ -55,6 +55,8 @@ const LATE: Duration = Duration::from_secs(3);
 const POLL: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 /// The longest time between renewals over which the store counts as having accepted writes.
 const WRITTEN_WITHIN: Duration = Duration::from_secs(10);
+/// The precision of a note of the time at which the store may have lost leases.
+const LOST_WITHIN: Duration = Duration::from_secs(1);
 /// The most reported entries that could not be applied, newest first.
 const UNAPPLIED: usize = 64;
 /// The most receipts in a report; the requesting instance reads it within milliseconds.
@@ -91,7 +93,7 @@ struct Followed {
     epoch: Box<str>,
     /// Since when it has been this one, with these data; `None` before the first.
     since: Option<Steady>,
-    /// When this process last saw that the store may have lost leases.
+    /// When this process last saw, or read of another one, that the store may have lost leases.
     lost: Option<Steady>,
 }
 
@@ -176,7 +178,16 @@ impl LeaseState {
         self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost = Some(Steady::now());
     }
 
-    /// When this process last saw that the store may have lost leases.
+    /// Another process saw that so long ago. A difference of a moment is that of their clocks.
+    fn take_lost(&self, ago: Duration) {
+        let mut follows = self.follows.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = Steady::now().minus(ago);
+        if at > follows.lost.map(|lost| lost + LOST_WITHIN) {
+            follows.lost = at;
+        }
+    }
+
+    /// When this process last saw, or read of another one, that the store may have lost leases.
     pub(super) fn lost(&self) -> Option<Steady> {
         self.follows.lock().unwrap_or_else(PoisonError::into_inner).lost
     }
@@ -282,13 +293,16 @@ impl Replica {
         let lost_for = lease_state.lost().map(Steady::elapsed);
         let renewal =
             feed.renew(&self.name, clock, lasting(lasts), self.report(), &self.published_leads(), lost_for).await?;
-        let Renewal { clock, began, is_new, is_written, has_names } = renewal;
+        let Renewal { clock, began, is_new, is_written, has_names, lost_for } = renewal;
         lease_state.note_writable(is_written);
         if let Some(began) = began {
             self.freshness.lease_until(began + lasts);
         }
         if is_new && held.renewed.is_some() {
             lease_state.note_lost(); // This lease was removed, and perhaps others.
+        }
+        if let Some(ago) = lost_for {
+            lease_state.take_lost(ago);
         }
         if !has_names {
             self.names_changed.notify_one();

@@ -56,7 +56,10 @@ struct Issuers {
     all: Arc<[Arc<TrustedIssuer>]>,
     former_names: Arc<HashMap<IssuerName, Vec<IssuerName>>>,
     accept_loss: bool,
-    /// The earlier meanings of names in this process.
+    /// Earlier issuers were in force.
+    have_decided: bool,
+    /// The earlier meanings of names in this process: of issuers that were in force, and of those by which it was asked to
+    /// revoke what the store may lack.
     past: Names,
     /// Changes of the notes by reloads, which the store may not have yet.
     superseded: Superseded,
@@ -67,7 +70,7 @@ impl Replica {
     ///
     /// The new meanings replace those of the previous issuers only if [`Self::names_lost_by`] has checked them against
     /// the notes, or the loss is accepted. Otherwise, as at the start, no decision is made before the store was read;
-    /// issuers that were never in force have changed nothing.
+    /// issuers that were never in force have changed nothing but what was refused by them.
     pub fn stand_for(&self, issuers: &[Arc<TrustedIssuer>], accept_loss: bool) {
         let renamed = issuers.iter().filter(|issuer| !issuer.formerly.is_empty());
         let former_names = renamed.map(|issuer| (issuer.name.clone(), issuer.formerly.clone())).collect();
@@ -81,9 +84,9 @@ impl Replica {
         self.add_lead_names(known.and(Names::of(&before.all, Timestamp::default())).further_leads(issuers));
         let was_in_force = self.freshness.is_named() && !before.all.is_empty();
         let (mut past, mut superseded) = (before.past, before.superseded);
-        if was_in_force {
-            past = past.and(Names::of(&before.all, self.clocks().latest()));
-        }
+        let is_past = |issuer: &&Arc<TrustedIssuer>| was_in_force || self.unsaved.has_any_of(&issuer.name);
+        let is_past: Vec<_> = before.all.iter().filter(is_past).cloned().collect();
+        past = past.and(Names::of(&is_past, self.clocks().latest()));
         if was_in_force && (is_held || accept_loss) {
             superseded.extend(noted.supersede(issuers, &before.all, accept_loss));
             superseded.extend(past.supersede(issuers, &before.all, accept_loss));
@@ -91,7 +94,9 @@ impl Replica {
         } else if self.is_noting() {
             self.freshness.named.set(false);
         }
-        *state = Issuers { all: issuers.into(), former_names: Arc::new(former_names), accept_loss, past, superseded };
+        let have_decided = before.have_decided || was_in_force;
+        let (all, former_names) = (issuers.into(), Arc::new(former_names));
+        *state = Issuers { all, former_names, accept_loss, have_decided, past, superseded };
         drop(state);
         self.names_changed.notify_one();
     }
@@ -443,7 +448,7 @@ impl Replica {
 
     /// Whether this process has made decisions, by the issuers in force or by earlier ones.
     pub(super) fn has_decided(&self) -> bool {
-        self.freshness.is_named() || !lock(&self.standing.state).past.is_empty()
+        self.freshness.is_named() || lock(&self.standing.state).have_decided
     }
 
     fn issuers(&self) -> Issuers {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::authz::claims::Timestamp;
+use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{Origin, Revocation, Target};
 use crate::clock::Steady;
 
@@ -104,6 +104,13 @@ impl Unsaved {
             || self.lock().by_target.get(&key).is_some_and(|entry| entry.acknowledged.is_none())
     }
 
+    /// Whether the store may lack one under this name.
+    pub(super) fn has_any_of(&self, name: &IssuerName) -> bool {
+        let state = self.lock();
+        let is_of = |entry: &Entry| entry.acknowledged.is_none() && entry.revocation.target.issuer == *name;
+        self.overflowed.load(Ordering::Relaxed) || state.by_target.values().any(is_of)
+    }
+
     /// The entries that have waited longer than the duration of a write.
     pub(super) fn waiting(&self, longer_than: Duration, over: Timestamp) -> Vec<Revocation> {
         let mut state = self.lock();
@@ -154,7 +161,6 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authz::claims::IssuerName;
     use crate::authz::revocation::{Kind, TargetId, Watermark};
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);

@@ -267,6 +267,7 @@ impl Feed<'_> {
             None => reader,
             Some(retention) => Reader {
                 retention,
+                lead: self.ledger.lead(), // Read every few seconds, and a relay that cannot read them copies nothing.
                 behind: Duration::ZERO,
                 seen_at: Timestamp::default(),
                 // The relays of two regions observe the setting of a clock a moment apart.

@@ -68,6 +68,8 @@ pub(in crate::sources) struct Renewal {
     pub(in crate::sources) is_written: bool,
     /// The store has notes about issuers' names.
     pub(in crate::sources) has_names: bool,
+    /// How long ago an instance last saw that the store may have lost leases, as it was noted before.
+    pub(in crate::sources) lost_for: Option<Duration>,
 }
 
 /// A running lease.
@@ -129,6 +131,8 @@ impl Feed<'_> {
         // Before the report: an instance that confirms has then also published the leads of the tokens that it verified
         // before.
         let mut commands = self.ledger.note_margins(leads);
+        let lost_at = commands.len();
+        commands.push(Command::new("GET").arg(&*keys.lost));
         let lost_for = lost_for.filter(|ago| *ago < self.ledger.longest_lease() + LONGEST_LEEWAY);
         commands.extend(lost_for.map(|ago| store::note_lost(keys, report.at.minus(ago))));
         let place = commands.len();
@@ -159,7 +163,10 @@ impl Feed<'_> {
                 self.ledger.clock.noted(since);
                 self.ledger.clock.observe(clock);
                 self.ledger.clock.compare(self.ledger.clock_note(even)?, clock, crate::clock::now());
-                Ok(Renewal { clock, began: Some(asked), is_new, is_written: true, has_names })
+                let lost_at = answers[lost_at].text().and_then(|noted| store::lost_at(noted, clock.now()));
+                let lost_at = lost_at.filter(|at| *at > Timestamp::default());
+                let lost_for = lost_at.map(|at| clock.now().since(at));
+                Ok(Renewal { clock, began: Some(asked), is_new, is_written: true, has_names, lost_for })
             }
             Err(error) if error.is_out_of_memory() => {
                 let asked = Steady::now();
@@ -171,6 +178,7 @@ impl Feed<'_> {
                     is_new: false,
                     is_written: false,
                     has_names: true,
+                    lost_for: None,
                 })
             }
             Err(error) => Err(error),

@@ -26,6 +26,7 @@ use super::session::Command;
 use super::{RedisLedger, retention};
 use crate::authz::claims::{IssuerName, Timestamp};
 use crate::authz::revocation::{LONGEST_LEEWAY, Lead};
+use crate::clock::Steady;
 
 /// The greatest lead that an instance notes, in milliseconds since 1970 as scores are read.
 const LONGEST_LEAD: Timestamp = Timestamp::from_secs(LONGEST_LEEWAY.as_secs().cast_signed());
@@ -33,6 +34,8 @@ const LONGEST_LEAD: Timestamp = Timestamp::from_secs(LONGEST_LEEWAY.as_secs().ca
 /// The notes whose values only grow, as they were read: a store that lacks one, or has it lower, has lost it.
 #[derive(Default)]
 pub(super) struct Known {
+    /// The start of the last reading of the leads.
+    read: Option<Steady>,
     leads: Greatest,
     dated: Greatest,
     retentions: Greatest,
@@ -146,6 +149,7 @@ impl RedisLedger {
         let ask = |key: &str| Command::new("ZRANGE").arg(key).args(["0", "-1", "WITHSCORES"]);
         commands.extend([ask(&self.keys.leads), ask(&self.keys.dated)]);
         commands.extend([retention::notes_command(&self.keys), retention::lease_notes_command(&self.keys)]);
+        let began = Steady::now();
         let answers = self.shared.pipeline(self, commands).await?;
         let [written @ .., ahead, dated, retentions, leases] = answers.as_slice() else { return Err(short()) };
         self.warn_of_margins(written);
@@ -165,12 +169,22 @@ impl RedisLedger {
         let leases = self.lease_lengths(leases)?.into_iter().map(lasting).collect();
         let (now, keys) = (self.store_clock().unwrap_or(Timestamp::MAX), &self.keys);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !leads.is_empty() {
+            known.read = Some(began);
+        }
         let mut lost = known.leads.update(&keys.leads, ahead, |_| true);
         lost.extend(known.dated.update(&keys.dated, dated, |date| latest.is_some_and(|latest| date <= latest)));
         // A note that has expired was dropped.
         lost.extend(known.retentions.update(&keys.retentions, retentions, |until| until > now));
         lost.extend(known.leases.update(&keys.leases, leases, |until| until > now));
         Ok(lost)
+    }
+
+    /// The lead of an entry of a user that names no instant, as of [`Lead::is_known`].
+    pub(super) fn lead_of_entries(&self) -> Duration {
+        let read = self.known.lock().unwrap_or_else(PoisonError::into_inner).read;
+        let is_known = read.is_some_and(|began| began.elapsed() <= Lead::READ_FOR);
+        if is_known { self.lead() } else { self.leeway().max(self.lead()) }
     }
 
     /// The time for which this process has seen the store's clock stable.

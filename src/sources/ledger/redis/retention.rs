@@ -83,6 +83,11 @@ impl RedisLedger {
         Revocation { note: entry.note.clone().or_else(|| is_dated.then(dated)), ..entry.clone() }
     }
 
+    /// The largest lead of tokens that were seen, as far as it was read.
+    pub(super) fn lead(&self) -> Duration {
+        read(&self.keeping.lead).max(Lead::LEAST)
+    }
+
     /// Records the lead of tokens that were seen.
     pub(in crate::sources) fn note_lead(&self, lead: Duration) {
         raise(&self.keeping.lead, lead);
@@ -117,7 +122,7 @@ impl RedisLedger {
         Reader {
             retention: self.retention(),
             leeway,
-            lead: read(&self.keeping.lead).max(Lead::LEAST),
+            lead: self.lead_of_entries(),
             now,
             behind: Some(local.since(now)).filter(|behind| *behind <= leeway.max(Lead::LEAST)).unwrap_or_default(),
             seen_at: if is_live { local } else { Timestamp::default() },
