@@ -9,7 +9,7 @@ mod waits;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -217,10 +217,6 @@ impl State {
         self.introspectors.load_full()
     }
 
-    pub fn has_introspectors(&self) -> bool {
-        !self.introspectors.load().is_empty()
-    }
-
     pub fn set_introspectors(&self, introspectors: Introspectors) {
         self.introspectors.store(Arc::new(introspectors));
     }
@@ -261,6 +257,12 @@ impl State {
     /// The policy in force now; a decision keeps the one that it began with.
     pub fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
+    }
+
+    /// The same for a decision that does not wait: it counts no reference, which the workers would share. A thread has few
+    /// such guards.
+    pub fn policy_now(&self) -> Guard<Arc<Policy>> {
+        self.policy.load()
     }
 
     /// Puts new keys of an issuer or a transmitter in force; `None`: the issuer has confirmed none for too long.

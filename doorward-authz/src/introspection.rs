@@ -27,6 +27,14 @@ pub struct IntrospectionPolicy {
     pub always: Vec<IssuerName>,
 }
 
+impl IntrospectionPolicy {
+    /// Whether no token is introspected.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.opaque.is_none() && self.always.is_empty()
+    }
+}
+
 /// An issuer's response about one token.
 #[derive(Clone, Debug)]
 pub struct IntrospectionResponse {

@@ -31,12 +31,20 @@ pub struct TokenCacheLimits {
     pub bytes: usize,
 }
 
-#[derive(Clone)]
 struct Remembered {
     token: VerifiedToken,
-    /// Only compared. Weak, so that a replaced issuer is freed; its address stays reserved, so that no
-    /// other issuer gets it.
-    issuer: Weak<TrustedIssuer>,
+    /// The address of its issuer.
+    issuer: usize,
+    /// Weak, so that a replaced issuer is freed; its address stays reserved, so that no other issuer gets it.
+    _reserved: Option<Weak<TrustedIssuer>>,
+}
+
+/// What the cache returns. It reserves nothing: the count is one of all workers, and the issuers that the address is
+/// compared with exist since before.
+impl Clone for Remembered {
+    fn clone(&self) -> Self {
+        Self { token: self.token.clone(), issuer: self.issuer, _reserved: None }
+    }
 }
 
 impl TokenCache {
@@ -63,15 +71,16 @@ impl TokenCache {
         bearer: BearerToken<'_>,
         issuers: &'a [Arc<TrustedIssuer>],
     ) -> Option<(&'a Arc<TrustedIssuer>, VerifiedToken)> {
-        let Remembered { token, issuer } = self.tokens.as_ref()?.get(bearer.as_bytes())?;
-        let by = issuers.iter().find(|known| std::ptr::eq(Arc::as_ptr(known), issuer.as_ptr()))?;
+        let Remembered { token, issuer, .. } = self.tokens.as_ref()?.get(bearer.as_bytes())?;
+        let by = issuers.iter().find(|known| Arc::as_ptr(known).addr() == issuer)?;
         Some((by, token))
     }
 
     /// Remembers a token that this issuer has just verified.
     pub fn remember(&self, bearer: BearerToken<'_>, issuer: &Arc<TrustedIssuer>, token: &VerifiedToken) {
         if let Some(tokens) = &self.tokens {
-            let remembered = Remembered { token: token.clone(), issuer: Arc::downgrade(issuer) };
+            let (address, weak) = (Arc::as_ptr(issuer).addr(), Some(Arc::downgrade(issuer)));
+            let remembered = Remembered { token: token.clone(), issuer: address, _reserved: weak };
             tokens.insert(bearer.as_bytes().into(), remembered);
         }
     }

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::Guard;
 use futures_util::FutureExt;
 use tracing::error;
 
@@ -129,7 +130,7 @@ fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Panicked> {
 /// A decision in progress: the query, the policy in force, and the answers that were fetched for this request.
 pub(super) struct Deciding<'a> {
     query: Query<'a>,
-    pub(super) policy: Arc<Policy>,
+    pub(super) policy: Guard<Arc<Policy>>,
     fetched: Fetched,
 }
 
@@ -144,7 +145,7 @@ struct Undecided<'a> {
 
 impl<'a> Deciding<'a> {
     fn new(query: Query<'a>) -> Self {
-        let policy = query.state.policy();
+        let policy = query.state.policy_now();
         let fetched = Fetched::recall(&query, &policy);
         Self { query, policy, fetched }
     }
@@ -152,6 +153,11 @@ impl<'a> Deciding<'a> {
     /// The input of the pure decision.
     pub(super) fn view(&self) -> View<'_> {
         self.fetched.view(self.query.state)
+    }
+
+    /// For a decision that waits.
+    fn waiting(self) -> Self {
+        Self { policy: Guard::from_inner(Guard::into_inner(self.policy)), ..self }
     }
 
     /// The pure decision.
@@ -170,10 +176,10 @@ impl<'a> Deciding<'a> {
         let decision = self.authorize();
         let remembered = decision.evidence.remembered;
         if let Outcome::Needs(needs) = decision.outcome {
-            return Err(Box::new(Undecided { deciding: self, remembered, needs: Some(needs) }));
+            return Err(Box::new(Undecided { deciding: self.waiting(), remembered, needs: Some(needs) }));
         }
         if !decision.outcome.signs_out().is_empty() {
-            return Err(Box::new(Undecided { deciding: self, remembered, needs: None }));
+            return Err(Box::new(Undecided { deciding: self.waiting(), remembered, needs: None }));
         }
         Ok(self.answer(&decision, read))
     }

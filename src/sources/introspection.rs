@@ -212,11 +212,6 @@ impl Introspectors {
         self.0.get(issuer)
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// A cached introspection response for a token.
     #[must_use]
     pub fn recall(&self, token: &str) -> Option<Arc<IntrospectionResponse>> {

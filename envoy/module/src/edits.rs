@@ -12,8 +12,13 @@ pub struct Present<'a> {
 }
 
 impl<'a> Present<'a> {
-    pub fn of(request: &RequestView<'a>) -> Self {
-        let bits = request.headers.iter().fold(0, |bits, (name, _)| bits | name_bit(name.as_bytes()));
+    /// `each`: is called with each name, in the same pass.
+    pub fn of(request: &RequestView<'a>, mut each: impl FnMut(&'a str)) -> Self {
+        let mut bits = 0;
+        for (name, _) in request.headers {
+            bits |= name_bit(name.as_bytes());
+            each(name);
+        }
         Self { headers: request.headers, bits }
     }
 
@@ -117,11 +122,11 @@ fn each(mut edits: &[u8]) -> impl Iterator<Item = (&[u8], Edit<'_>)> {
 }
 
 /// Names and values come from one request and one configuration: they are far smaller than four gigabytes.
-fn length(text: &[u8]) -> u32 {
+pub fn length(text: &[u8]) -> u32 {
     u32::try_from(text.len()).unwrap_or(0)
 }
 
-fn number(bytes: &mut &[u8]) -> Option<u32> {
+pub fn number(bytes: &mut &[u8]) -> Option<u32> {
     let (number, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
     Some(u32::from_le_bytes(*number))

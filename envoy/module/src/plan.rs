@@ -3,8 +3,6 @@
 //! A setter frees the values of getters, and a decision is recorded with the values that it read. So a plan owns its
 //! data.
 
-use std::borrow::Cow;
-
 use doorward::api::check::write_struct;
 use doorward::authz::answer::{Answer, Fact, Forward, Respond, Responder, facts_of, facts_of_token, without_query};
 use doorward::authz::authorizer::{Decision, Outcome};
@@ -14,7 +12,7 @@ use doorward::authz::token::VerifiedToken;
 
 use crate::abi::{Headers, MetadataSetter, Stream};
 use crate::config::Facts;
-use crate::edits::{Edit, Edits, Present};
+use crate::edits::{Edit, Edits, Present, length, number};
 
 /// The effect on a stream.
 pub struct Plan {
@@ -81,7 +79,7 @@ impl Plan {
                     let status = answer.grpc_status().to_owned();
                     answer.headers.push(("grpc-status", status)); // Without it Envoy sends 0, which is success.
                 }
-                let facts = published_facts(decision, form.facts, |facts| of_token(decision, facts).into());
+                let facts = published_facts(decision, form.facts, || written_facts(decision, form.facts));
                 let then = Then::Respond { answer, details: format!("doorward_{reason}") };
                 Self { edits: Edits::default(), facts, then }
             }
@@ -89,8 +87,12 @@ impl Plan {
     }
 
     fn forward(decision: &Decision<'_>, forward: &Forward<'_>, request: &RequestView<'_>, form: Facts) -> Self {
-        let present = Present::of(request);
         let mut edits = Edits::default();
+        let present = Present::of(request, |name| {
+            if forward.always_removes(name) {
+                edits.remove(name);
+            }
+        });
         for (name, value) in &forward.set {
             edits.set_in(&present, name, value);
         }
@@ -98,21 +100,17 @@ impl Plan {
         if !forward.remove_query.is_empty() {
             edits.set_in(&present, ":path", &without_query(request.target, &forward.remove_query));
         }
-        for (name, _) in request.headers.iter().filter(|(name, _)| forward.always_removes(name)) {
-            edits.remove(name);
-        }
-        let facts = if let Some(kept) = forward.kept(|| CachedFields::write(decision, forward, form)) {
-            let kept = CachedFields(kept);
-            edits.put_all_in(&present, kept.edits());
-            published_facts(decision, form, |facts| {
-                kept.facts(facts).map_or_else(|| of_token(decision, facts).into(), Cow::Borrowed)
-            })
+        let kept = forward.kept(|| Kept::write(decision, forward, form)).map(Kept::read);
+        if let Some(kept) = &kept {
+            edits.put_all_in(&present, kept.edits);
         } else {
             let identity = forward.identity();
             identity.set.iter().for_each(|(name, value)| edits.set_in(&present, name, value));
             identity.remove.iter().for_each(|name| edits.remove_from(&present, name));
-            published_facts(decision, form, |facts| of_token(decision, facts).into())
-        };
+        }
+        let facts = published_facts(decision, form, || {
+            kept.map_or_else(|| written_facts(decision, form), |kept| kept.facts(decision, form))
+        });
         let response = forward.response.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let principal = match &decision.outcome {
             Outcome::Allowed(grant) => grant.principal.as_ref().filter(|_| decision.rule.ends_streams()),
@@ -175,30 +173,12 @@ pub const BROKEN_HEADERS: [(&str, &str); 4] =
 pub const BROKEN_BODY: &str = "{\"error\":\"temporarily_unavailable\"}";
 pub const BROKEN_DETAILS: &str = "doorward_internal_error";
 
-/// The facts of a decision, with those of its token in the same form.
-fn published_facts<'a>(
-    decision: &Decision<'_>,
-    form: Facts,
-    of_token: impl FnOnce(Facts) -> Cow<'a, [u8]>,
-) -> PublishedFacts {
+/// The facts of a decision; `written`: in their form, if that is bytes.
+fn published_facts(decision: &Decision<'_>, form: Facts, written: impl FnOnce() -> Vec<u8>) -> PublishedFacts {
     match form {
         Facts::None => PublishedFacts::Nothing,
-        Facts::FilterState => {
-            let of_token = of_token(form);
-            let mut text = Vec::with_capacity(USUAL + of_token.len());
-            members(&mut text, facts_of(decision));
-            text.extend_from_slice(&of_token);
-            text[0] = b'{'; // In the place of the first comma: there are always facts.
-            text.push(b'}');
-            PublishedFacts::FilterState(text)
-        }
-        Facts::Struct(setter) => {
-            let of_token = of_token(form);
-            let mut fields = Vec::with_capacity(USUAL + of_token.len());
-            write_struct(&mut fields, facts_of(decision));
-            fields.extend_from_slice(&of_token);
-            PublishedFacts::Struct(setter, fields)
-        }
+        Facts::FilterState => PublishedFacts::FilterState(written()),
+        Facts::Struct(setter) => PublishedFacts::Struct(setter, written()),
         Facts::Keys => {
             let of_token = decision.evidence.token.iter().flat_map(facts_of_token);
             let facts = facts_of(decision).chain(of_token);
@@ -207,12 +187,34 @@ fn published_facts<'a>(
     }
 }
 
-/// The facts of the token.
+/// All facts of a decision: its own, then those of its token.
+fn written_facts(decision: &Decision<'_>, form: Facts) -> Vec<u8> {
+    let mut bytes = of_decision(decision, form);
+    bytes.extend(of_token(decision, form));
+    bytes
+}
+
+fn of_decision(decision: &Decision<'_>, form: Facts) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(USUAL);
+    match form {
+        Facts::FilterState => {
+            members(&mut bytes, facts_of(decision));
+            bytes[0] = b'{'; // In the place of the first comma: there are always facts.
+        }
+        Facts::Struct(_) => write_struct(&mut bytes, facts_of(decision)),
+        Facts::Keys | Facts::None => {}
+    }
+    bytes
+}
+
 fn of_token(decision: &Decision<'_>, form: Facts) -> Vec<u8> {
     let mut bytes = Vec::new();
     let facts = decision.evidence.token.iter().flat_map(facts_of_token);
     match form {
-        Facts::FilterState => members(&mut bytes, facts),
+        Facts::FilterState => {
+            members(&mut bytes, facts);
+            bytes.push(b'}');
+        }
         Facts::Struct(_) => write_struct(&mut bytes, facts),
         Facts::Keys | Facts::None => {}
     }
@@ -252,38 +254,59 @@ impl Value {
     }
 }
 
-/// The cached encoding of a token's identity: a byte for the form of the facts, the length of the edits, edits,
-/// facts.
-struct CachedFields<'a>(&'a [u8]);
+/// The encoding that is kept with a token: the edits of its identity, and the facts of the first decision on it.
+///
+/// A byte for the form of the facts; the lengths of edits, rule and facts of the decision; then these, and the facts of
+/// the token.
+struct Kept<'a> {
+    form: u8,
+    edits: &'a [u8],
+    /// Empty if the first decision was not [`is_plain`].
+    rule: &'a [u8],
+    facts: &'a [u8],
+    /// Of `facts`, the part of the token.
+    of_token: &'a [u8],
+}
 
-/// The form of facts, the length of edits.
-const HEAD: usize = 5;
+/// Whether the facts of a decision on a known token depend on its rule alone.
+fn is_plain(decision: &Decision<'_>) -> bool {
+    let is_allowed = matches!(&decision.outcome, Outcome::Allowed(grant) if grant.shadowed.is_none());
+    is_allowed && decision.evidence.api_client.is_none()
+}
 
-impl<'a> CachedFields<'a> {
-    fn write(decision: &Decision<'_>, forward: &Forward<'_>, facts: Facts) -> Box<[u8]> {
+impl<'a> Kept<'a> {
+    fn write(decision: &Decision<'_>, forward: &Forward<'_>, form: Facts) -> Box<[u8]> {
         let mut edits = Edits::default();
         let identity = forward.identity();
         identity.set.iter().for_each(|(name, value)| edits.set(name, value));
         identity.remove.iter().for_each(|name| edits.remove(name));
-        let edits = edits.as_bytes();
-        let length = u32::try_from(edits.len()).unwrap_or(u32::MAX).to_le_bytes();
-        [&[facts.tag()], &length[..], edits, &of_token(decision, facts)].concat().into()
+        let rule = if is_plain(decision) { &*decision.rule.name } else { "" };
+        let parts = [edits.as_bytes(), rule.as_bytes(), &of_decision(decision, form)];
+        let mut bytes = vec![form.tag()];
+        bytes.extend(parts.iter().flat_map(|part| length(part).to_le_bytes()));
+        bytes.extend(parts.concat());
+        bytes.extend(of_token(decision, form));
+        bytes.into()
     }
 
-    fn split(&self) -> (u8, &'a [u8], &'a [u8]) {
-        let Some(([tag, length @ ..], rest)) = self.0.split_first_chunk::<HEAD>() else { return (0, &[], &[]) };
-        let (edits, facts) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).unwrap_or((rest, &[]));
-        (*tag, edits, facts)
+    fn read(bytes: &'a [u8]) -> Self {
+        let mut rest = bytes;
+        let form = rest.split_off_first().copied().unwrap_or_default();
+        let [edits, rule, of_decision] = [(); 3].map(|()| number(&mut rest).unwrap_or_default() as usize);
+        let [edits, rule] = [edits, rule].map(|length| rest.split_off(..length).unwrap_or_default());
+        Self { form, edits, rule, facts: rest, of_token: rest.get(of_decision..).unwrap_or_default() }
     }
 
-    fn edits(&self) -> &'a [u8] {
-        self.split().1
-    }
-
-    /// `None`: they were written for a filter with another setting.
-    fn facts(&self, form: Facts) -> Option<&'a [u8]> {
-        let (tag, _, facts) = self.split();
-        (tag == form.tag()).then_some(facts)
+    /// The facts of a decision on this token.
+    fn facts(&self, decision: &Decision<'_>, form: Facts) -> Vec<u8> {
+        if self.form != form.tag() {
+            return written_facts(decision, form); // Kept for a filter with another setting.
+        }
+        if is_plain(decision) && *self.rule == *decision.rule.name.as_bytes() {
+            debug_assert_eq!(self.facts, written_facts(decision, form), "they depend on nothing else");
+            return self.facts.to_vec();
+        }
+        [&*of_decision(decision, form), self.of_token].concat()
     }
 }
 
@@ -308,7 +331,7 @@ mod tests {
             of_token.remove("x_user_id");
             of_token.remove("x-absent");
             of_token.set("x-new", "1");
-            edits.put_all_in(&Present::of(&request), of_token.as_bytes());
+            edits.put_all_in(&Present::of(&request, |_| ()), of_token.as_bytes());
             assert_eq!(edits.iter().last(), Some((&b"x-new"[..], Edit::Add(b"1"))));
             let mut text = Vec::new();
             members(&mut text, [("rule", Fact::text(headers[0].0))]);
@@ -327,7 +350,7 @@ mod tests {
     fn what_was_added_to_a_parked_request_is_replaced() {
         let host = crate::host::Host::new(&[(":path", "/orders"), ("x-user-id", "root")]);
         let mut edits = Edits::default();
-        edits.set_in(&Present::of(&RequestView::NOTHING), "x-user-id", "anna");
+        edits.set_in(&Present::of(&RequestView::NOTHING, |_| ()), "x-user-id", "anna");
         assert_eq!(edits.iter().last(), Some((&b"x-user-id"[..], Edit::Add(b"anna"))));
         let then = Then::Continue { response: Vec::new(), subject: None };
         let plan = Plan { edits, facts: PublishedFacts::Nothing, then };

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use arc_swap::Guard;
+
 use super::{Deciding, Query};
 use crate::authz::authorizer::{KeyFetch, ListFetch, Needs, StoreAnswer, Verification, View};
 use crate::authz::claims::IssuerName;
@@ -29,7 +31,7 @@ impl Fetched {
     /// Only the cached introspection response for the request's token.
     pub(super) fn recall(query: &Query<'_>, policy: &Policy) -> Self {
         let fetched = Self { verification: query.verification, ..Self::default() };
-        if !query.state.has_introspectors() {
+        if policy.authorizer.introspection.is_empty() {
             return fetched;
         }
         let token = policy.authorizer.token_of(query.request, clock::now()).ok().flatten();
@@ -75,7 +77,7 @@ impl<'a> Deciding<'a> {
         match needs {
             Needs::Keys { issuer, refusal } => {
                 self.fetched.keys = Some(self.fetch_keys(refusal, &issuer, by).await);
-                self.policy = self.query.state.policy(); // The keys are part of it.
+                self.policy = Guard::from_inner(self.query.state.policy()); // The keys are part of it.
             }
             Needs::Introspection(issuer) => {
                 self.fetched.introspection_response = Some(self.introspect(&issuer, by).await);
