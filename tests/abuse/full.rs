@@ -2,6 +2,13 @@
 
 use std::time::Duration;
 
+use http::Request;
+use http_body_util::BodyExt;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
 use super::watch::Target;
 use super::wire::{closes, greet};
 use crate::support::eventually;
@@ -12,14 +19,20 @@ use crate::support::grpc::{Checks, get};
 async fn one_connection_more_is_closed_at_once() {
     for listen in ["check: \"127.0.0.1:0\"", "check: \"unix:DIR/check.sock\""] {
         let target = Target::listening(listen, "connections: 8, handshake_timeout: 1m").await;
-        let metrics = reqwest::Client::new();
-        let url = format!("http://{}/metrics", target.doorward.http);
+        // One connection, that is there before the others; a pool may open a second one, which would be refused.
+        let stream = TcpStream::connect(target.doorward.http).await.unwrap();
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (scrapes, _running) = (Mutex::new(sender), tokio::spawn(connection));
         let count = async |listener: &str, result: &str| {
-            let text = metrics.get(&url).send().await.unwrap().text().await.unwrap();
+            let mut sender = scrapes.lock().await;
+            sender.ready().await.unwrap();
+            let scrape = Request::get("/metrics").header("host", "doorward").body(String::new()).unwrap();
+            let body = sender.send_request(scrape).await.unwrap().collect().await.unwrap().to_bytes();
             let series = format!("doorward_connections_total{{listener=\"{listener}\",result=\"{result}\"}} ");
+            let text = std::str::from_utf8(&body).unwrap();
             text.lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap()
         };
-        count("http", "accepted").await; // This connection is there before the others.
+        count("http", "accepted").await;
         let checks = Checks::connect(&target.doorward.check).await;
         let good = target.tokens.of("alice");
         assert!(checks.check(get("/").token(&good)).await.allowed());
