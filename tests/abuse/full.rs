@@ -8,6 +8,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use super::watch::Target;
 use super::wire::{closes, greet};
@@ -22,7 +23,8 @@ async fn one_connection_more_is_closed_at_once() {
         // One connection, that is there before the others; a pool may open a second one, which would be refused.
         let stream = TcpStream::connect(target.doorward.http).await.unwrap();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        let (scrapes, _running) = (Mutex::new(sender), tokio::spawn(connection));
+        let (scrapes, mut running) = (Mutex::new(sender), JoinSet::new());
+        running.spawn(connection);
         let count = async |listener: &str, result: &str| {
             let mut sender = scrapes.lock().await;
             sender.ready().await.unwrap();
