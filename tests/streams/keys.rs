@@ -29,13 +29,14 @@ fn at(server: &JwksServer) -> String {
     format!("jwks_url: \"{}\", cooldown: 1s", server.url())
 }
 
-/// The metadata of `there` about a token, once `here` accepts its seal: from then on both have the secret of
-/// the store.
+/// The metadata of `there` about a token, once `here` accepts its seal, and knows the revocations: from then on both have
+/// the secret of the store.
 pub async fn facts_from(there: &Doorward, token: &str, here: &Doorward) -> Facts {
     let checks = Checks::connect(&there.check).await;
     eventually("both have one secret", || async {
         let first = call(here, vec![opening(&facts(&checks, token).await)]).await.first().await;
-        !matches!(first, Response::ImmediateResponse(refused) if refused.details.ends_with("unproven"))
+        let waits = |details: &str| ["unproven", "stale"].iter().any(|why| details.ends_with(why));
+        !matches!(first, Response::ImmediateResponse(refused) if waits(&refused.details))
     })
     .await;
     facts(&checks, token).await
